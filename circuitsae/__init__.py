@@ -1,0 +1,89 @@
+"""Traces sparse feature circuits in language models, as graphs whose every number can be checked by an intervention.
+
+    import circuitsae as cs
+
+    spliced = cs.load("smollm2")
+    task = cs.Task("When Mary and John went to the store, John gave a drink to", metric=cs.LogitDiff(" Mary", " John"))
+    circuit = cs.trace(spliced, task)
+    result = cs.intervene(spliced, task, [cs.Ablate("blocks.17.hook_resid_post/421@9")])
+
+The names below are the public contract; each is imported when first used, so that `import circuitsae` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from circuitsae.attribution.effects import NodeEffects, node_effects
+    from circuitsae.dictionaries.base import Dictionary
+    from circuitsae.errors import CircuitsaeError
+    from circuitsae.graph.circuit import Circuit
+    from circuitsae.interventions import Ablate, Add, InterventionResult, Scale, Set, intervene
+    from circuitsae.model.loading import load
+    from circuitsae.model.spliced import SplicedModel
+    from circuitsae.registry import register
+    from circuitsae.task.metrics import Logit, LogitDiff, LogProb, Probability
+    from circuitsae.task.task import Task
+    from circuitsae.tracing import trace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Ablate",
+    "Add",
+    "Circuit",
+    "CircuitsaeError",
+    "Dictionary",
+    "InterventionResult",
+    "LogProb",
+    "Logit",
+    "LogitDiff",
+    "NodeEffects",
+    "Probability",
+    "Scale",
+    "Set",
+    "SplicedModel",
+    "Task",
+    "__version__",
+    "intervene",
+    "load",
+    "node_effects",
+    "register",
+    "trace",
+]
+
+_HOMES = {
+    "Ablate": "interventions",
+    "Add": "interventions",
+    "Circuit": "graph.circuit",
+    "CircuitsaeError": "errors",
+    "Dictionary": "dictionaries.base",
+    "InterventionResult": "interventions",
+    "LogProb": "task.metrics",
+    "Logit": "task.metrics",
+    "LogitDiff": "task.metrics",
+    "NodeEffects": "attribution.effects",
+    "Probability": "task.metrics",
+    "Scale": "interventions",
+    "Set": "interventions",
+    "SplicedModel": "model.spliced",
+    "Task": "task.task",
+    "intervene": "interventions",
+    "load": "model.loading",
+    "node_effects": "attribution.effects",
+    "register": "registry",
+    "trace": "tracing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'circuitsae' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"circuitsae.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

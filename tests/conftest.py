@@ -1,0 +1,38 @@
+"""What every test relies on: two threads, the caller's gradient mode, and no download behind a test's back."""
+
+import os
+from collections.abc import Iterator
+
+# Set before any test imports huggingface_hub: tests of downloads name their own loopback hub.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def two_threads() -> None:
+    """Fixes the number of threads, so that sums are added in the same order on every machine."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def gradient_mode() -> Iterator[None]:
+    """Holds every test, and so the code under it, to leaving gradient mode and default dtype as they were."""
+    before = torch.is_grad_enabled(), torch.get_default_dtype()
+    yield
+    after = torch.is_grad_enabled(), torch.get_default_dtype()
+    torch.set_grad_enabled(before[0])
+    torch.set_default_dtype(before[1])
+    assert after == before, f"gradient mode and default dtype were {before} before the test and {after} after it"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips, with the reason, what this machine can't run."""
+    without_cuda = pytest.mark.skip(reason="no CUDA device here")
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(without_cuda)
