@@ -1,0 +1,1 @@
+"""Dictionaries: sparse autoencoders and transcoders, read on demand and answered sparsely."""

@@ -1,0 +1,597 @@
+"""A dictionary: sparse features read at one hook point and written at another, whatever its architecture.
+
+Everything that splicing and attribution need is here in the few operations that keep memory small: encode to sparse
+activations, decoder rows and encoder rows of named features, their pre-activations differentiable in the input, and the
+parts of the reconstruction that no feature carries. Normalisation, decoder-norm rescaling and `b_dec` in the input are
+done as SAELens does them (`sae_lens/saes/sae.py`, `process_sae_in` and `_setup_activation_normalization`) and folded so
+that, for every architecture,
+
+    x_hat = scale * sum_i f_i * row_i + bias + skip(x).
+
+>>> import torch
+>>> W = torch.eye(3)
+>>> sae = Dictionary.from_tensors(architecture="standard", hook_in="blocks.0.hook_resid_post",
+...     tensors={"W_enc": W, "W_dec": W, "b_enc": torch.zeros(3), "b_dec": torch.zeros(3)})
+>>> encoding = sae.encode(torch.tensor([[0.5, 0.0, -1.0]]))
+>>> encoding.features.indices.tolist(), encoding.features.values.tolist()
+([0], [0.5])
+>>> sae.decode(encoding).tolist()
+[[0.5, 0.0, 0.0]]
+"""
+
+import itertools
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitsae.dictionaries.active import Encoding, SparseFeatures
+from circuitsae.dictionaries.architectures import ARCHITECTURES, Architecture, Entries
+from circuitsae.dictionaries.cache import CACHE
+from circuitsae.dictionaries.config import DictionaryConfig, parse_config
+from circuitsae.dictionaries.weights import CHUNK_BYTES, MemoryWeights, Weights
+from circuitsae.errors import DictionaryError, InputError
+
+BLOCK_BYTES = 64 << 20
+"""Bound on a dense block of pre-activations [row, feature]; longer prompts are encoded in several."""
+
+_LAYER_NORM_EPS = 1e-5
+_owners = itertools.count()
+
+
+class _Normalised(NamedTuple):
+    """An input made ready for the encoder, and how the output undoes it: `scale` [row 1] and `shift` [row 1], None for 1 and 0."""
+
+    x: Tensor
+    scale: Tensor | None
+    shift: Tensor | None
+
+
+class Dictionary:
+    """One dictionary at one site. Weights are read when needed; see `read_folder` and `from_tensors`.
+
+    Attributes:
+        config: Its settings.
+        weights: Where its weights come from.
+        hook_in: Hook point it reads.
+        hook_outs: Hook points it writes; an SAE writes where it reads, a cross-layer transcoder to several.
+        d_in: Width it reads, hook_z flattened to [head * d_head].
+        d_out: Width it writes.
+        d_sae: Number of features.
+        source: Where it is from, as circuits record it.
+        device: Where `decoder_rows` and its like are returned.
+        dtype: Their type: float32 unless the weights are float64 or `to` says otherwise.
+    """
+
+    def __init__(self, config: DictionaryConfig, weights: Weights, *, source: str = "memory") -> None:
+        self.config = config
+        self.weights = weights
+        self.source = source
+        self._architecture: Architecture = ARCHITECTURES[config.architecture]
+        self.d_in, self.d_sae, self.d_out = self._check_shapes()
+        self.config = replace(config, declared={"d_in": self.d_in, "d_sae": self.d_sae, "d_out": self.d_out})
+        if not self._architecture.is_transcoder:
+            self.config.declared.pop("d_out")
+        stored = max((weights.dtype(name) for name in weights.names), key=lambda dtype: dtype.itemsize)
+        self.dtype = torch.float64 if stored == torch.float64 else torch.float32
+        self.device = torch.device("cpu")
+        self._fingerprint: str | None = None
+        self._owner = next(_owners)
+        weakref.finalize(self, CACHE.release, self._owner)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        *,
+        architecture: str,
+        hook_in: str,
+        tensors: Mapping[str, Tensor],
+        hook_outs: Sequence[str] | str | None = None,
+        source: str = "memory",
+        **cfg: Any,
+    ) -> Self:
+        """Returns a dictionary over tensors in memory, which are shared, not copied.
+
+        Args:
+            architecture: One of `ARCHITECTURES`.
+            hook_in: Hook point it reads.
+            tensors: W_enc [d_in, d_sae], W_dec [d_sae, d_out] (cross-layer: [d_sae, output, d_out]), b_dec [d_out]
+                (cross-layer: [output, d_out]), and the architecture's own: b_enc, threshold, b_gate, b_mag, r_mag
+                [d_sae], W_skip [d_out, d_in].
+            hook_outs: Hook points it writes; transcoders need it.
+            source: Where it is from, as circuits will record it.
+            **cfg: Further settings by SAELens' names: k, normalize_activations, apply_b_dec_to_input, prepend_bos, ...
+
+        Raises:
+            DictionaryError: A setting or a tensor is missing, unknown, or of the wrong shape.
+        """
+        prepend_bos = cfg.pop("prepend_bos", True)
+        metadata = {"sae_lens_version": "6", "prepend_bos": prepend_bos, **cfg.pop("metadata", {})}
+        config = parse_config(
+            {"architecture": architecture, **cfg, "metadata": metadata},
+            origin=f"The dictionary at {hook_in}",
+            hook_in=hook_in,
+            hook_outs=[hook_outs] if isinstance(hook_outs, str) else hook_outs,
+        )
+        config.metadata.pop("sae_lens_version", None)
+        return cls(config, MemoryWeights(tensors, origin=f"the dictionary at {hook_in}"), source=source)
+
+    def __repr__(self) -> str:
+        writes = "" if self.hook_outs == (self.hook_in,) else f" -> {', '.join(self.hook_outs)}"
+        return f"<{type(self).__name__} {self.architecture} {self.d_in}x{self.d_sae} {self.hook_in}{writes} from {self.source}>"
+
+    @property
+    def hook_in(self) -> str:
+        """Hook point it reads."""
+        return self.config.hook_in
+
+    @property
+    def hook_outs(self) -> tuple[str, ...]:
+        """Hook points it writes."""
+        return self.config.hook_outs
+
+    @property
+    def site(self) -> str:
+        """Name of its site in node keys: the hook point it writes, or for several the one it reads."""
+        return self.hook_outs[0] if len(self.hook_outs) == 1 else self.hook_in
+
+    @property
+    def architecture(self) -> str:
+        """Name of its architecture."""
+        return self.config.architecture
+
+    @property
+    def prepend_bos(self) -> bool:
+        """Whether it was trained with a BOS token before the text."""
+        return self.config.prepend_bos
+
+    @property
+    def reshape_activations(self) -> str:
+        """ "hook_z" where [head, d_head] is flattened to the width it reads, else "none"."""
+        return self.config.reshape_activations
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What else its file says."""
+        return self.config.metadata
+
+    @property
+    def has_skip(self) -> bool:
+        """Whether a linear path leads from the input to the first output beside the features."""
+        return self._architecture.has_skip
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of its weights file, hexadecimal; computed when first asked for."""
+        if self._fingerprint is None:
+            self._fingerprint = self.weights.fingerprint()
+        return self._fingerprint
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Sets where, and as float32 or float64, rows are returned from now on; half precision is computed in float32."""
+        if device is not None and torch.device(device) != self.device:
+            self.release()
+            self.device = torch.device(device)
+        if dtype is not None:
+            self.dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        return self
+
+    def release(self) -> None:
+        """Drops converted weights and unmaps the file; the next call reads what it needs again."""
+        CACHE.release(self._owner)
+        self.weights.release()
+
+    def check_width(self, d_in: int, d_out: int | None = None) -> None:
+        """Compares its widths with those of the model's hook points.
+
+        Raises:
+            DictionaryError: They differ; the message gives both.
+        """
+        if d_in != self.d_in:
+            raise DictionaryError(
+                f"The dictionary from {self.source} reads {self.d_in} numbers per position, but {self.hook_in} has {d_in}: "
+                "it was made for another model or hook point."
+            )
+        if d_out is not None and d_out != self.d_out:
+            raise DictionaryError(
+                f"The dictionary from {self.source} writes {self.d_out} numbers per position, but {', '.join(self.hook_outs)} "
+                f"has {d_out}: it was made for another model or hook point."
+            )
+
+    # encoding
+
+    @torch.no_grad()
+    def encode(self, x: Float[Tensor, "row d_in"]) -> Encoding:
+        """Returns the active features of each row, sparse, and the parts of the reconstruction that none carries.
+
+        Computed on `x`'s device, in float64 if `x` is, else in float32. Cost: one product with the encoder; memory: the
+        encoder converted (kept in the cache if the budget allows, else streamed) and one block of `BLOCK_BYTES`.
+
+        Raises:
+            DictionaryError: `x` has the wrong width, or weights that were read hold NaN or infinity.
+        """
+        x = self._arithmetic(x)
+        normalised = self._normalised(x)
+        features = self._features(self._centred(normalised.x))
+        scale = None if normalised.scale is None or self._architecture.is_transcoder else normalised.scale[:, 0]
+        return Encoding(features, scale, self._biases(normalised))
+
+    def pre_activations(
+        self,
+        x: Float[Tensor, "row d_in"],
+        rows: Int[Tensor, " k"],
+        indices: Int[Tensor, " k"],
+        *,
+        frozen: bool = False,
+    ) -> Float[Tensor, " k"]:
+        """Returns, differentiable in `x`, the value of feature `indices[j]` at row `rows[j]` as if it were active.
+
+        `W_enc_i . norm(x) + b_i` (Gated: the magnitude path; decoder-norm rescaling included), which equals the
+        activation where the feature is active and has its slope. Reads only those features' encoder columns.
+
+        Args:
+            x: Inputs.
+            rows: Row of each.
+            indices: Feature of each.
+            frozen: Holds the statistics of the dictionary's own input normalisation constant.
+        """
+        x = self._arithmetic(x)
+        z = self._centred(self._normalised(x, frozen=frozen).x)
+        columns, bias = self._encoder(indices, x.dtype, x.device)
+        return (z.index_select(0, rows) * columns).sum(-1) + bias
+
+    def normalise(self, x: Float[Tensor, "row d_in"], *, frozen: bool = False) -> Float[Tensor, "row d_in"]:
+        """Returns `norm(x)`, what `encoder_rows` are to be multiplied with; `x` itself for most dictionaries.
+
+        Differentiable; `frozen` holds mean, deviation or norm constant.
+        """
+        return self._normalised(self._arithmetic(x), frozen=frozen).x
+
+    def encoder_rows(
+        self, indices: Int[Tensor, " k"], *, dtype: torch.dtype | None = None
+    ) -> tuple[Float[Tensor, "k d_in"], Float[Tensor, " k"]]:
+        """Returns directions and biases with `pre_activation = direction . norm(x) + bias`; `b_dec` in the input is folded in."""
+        columns, bias = self._encoder(indices, dtype or self.dtype, self.device)
+        if self.config.apply_b_dec_to_input:
+            bias = bias - columns @ self._vector("b_dec", columns.dtype, self.device)
+        return columns, bias
+
+    # decoding
+
+    def decoder_rows(
+        self, indices: Int[Tensor, " k"], out: int = 0, *, dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "k d_out"]:
+        """Returns what one unit of each feature's activation adds to output `out`, up to the row's `scale`.
+
+        Reads those rows alone. Given on `device`, in `dtype` or the dictionary's own.
+        """
+        dtype = dtype or self.dtype
+        self._check_indices(indices)
+        part = self._part(out)
+        rows = self.weights.rows("W_dec", indices, dtype, self.device, part)
+        if self.config.rescale_acts_by_decoder_norm:
+            norm = rows.norm(dim=-1, keepdim=True)
+            rows = rows / torch.where(norm > 0, norm, 1)
+        return rows
+
+    @torch.no_grad()
+    def project(
+        self, vectors: Float[Tensor, "row d_out"], rows: Int[Tensor, " k"], indices: Int[Tensor, " k"], out: int = 0
+    ) -> Float[Tensor, " k"]:
+        """Returns `decoder_row[indices[j]] . vectors[rows[j]]`: with a gradient for `vectors`, the feature's share of it.
+
+        Decoder rows are read once per feature, in pieces, whatever `k` is.
+        """
+        result = torch.empty(indices.shape, dtype=vectors.dtype, device=vectors.device)
+        order = indices.argsort()
+        for piece, unique, place in self._by_feature(indices[order]):
+            at = order[piece]
+            weights = self.decoder_rows(unique, out, dtype=_arithmetic_dtype(vectors)).to(vectors.device)
+            if vectors.shape[0] * unique.numel() <= 16 * at.numel():  # a small dense product beats gathering
+                products = vectors.to(weights.dtype) @ weights.T
+                result[at] = products[rows[at], place].to(result.dtype)
+            else:
+                result[at] = torch.linalg.vecdot(vectors[rows[at]].to(weights.dtype), weights[place]).to(result.dtype)
+        return result
+
+    @torch.no_grad()
+    def decode(
+        self, encoding: Encoding, x: Float[Tensor, "row d_in"] | None = None, out: int = 0
+    ) -> Float[Tensor, "row d_out"]:
+        """Returns the reconstruction of output `out`, bias included, and the skip path if `x` is given.
+
+        Raises:
+            InputError: The encoding is of a dictionary of another width.
+        """
+        features = encoding.features
+        if features.d_sae != self.d_sae:
+            raise InputError(
+                f"An encoding over {features.d_sae} features can't be decoded by a dictionary of {self.d_sae}."
+            )
+        result = self.weighted_sum(features, out)
+        if encoding.scale is not None:
+            result = result * encoding.scale[:, None]
+        result = result + encoding.biases[out]
+        skip = None if x is None else self.skip(x, out)
+        return result if skip is None else result + skip
+
+    @torch.no_grad()
+    def weighted_sum(self, features: SparseFeatures, out: int = 0) -> Float[Tensor, "row d_out"]:
+        """Returns `sum_i f_i * decoder_row_i` for every row; no scale, no bias."""
+        values = features.values
+        result = torch.zeros(features.n_rows, self.d_out, dtype=values.dtype, device=values.device)
+        order = features.indices.argsort()
+        for piece, unique, place in self._by_feature(features.indices[order]):
+            at = order[piece]
+            weights = self.decoder_rows(unique, out, dtype=values.dtype).to(values.device)
+            if features.n_rows * unique.numel() <= 16 * at.numel():
+                dense = torch.zeros(features.n_rows, unique.numel(), dtype=values.dtype, device=values.device)
+                dense[features.rows[at], place] = values[at]
+                result.addmm_(dense, weights)
+            else:
+                result.index_add_(0, features.rows[at], weights[place] * values[at, None])
+        return result
+
+    def skip(self, x: Float[Tensor, "row d_in"], out: int = 0) -> Float[Tensor, "row d_out"] | None:
+        """Returns `W_skip @ x`, differentiable, or `None` where no linear path leads to output `out`."""
+        if not self.has_skip or out != 0:
+            return None
+        x = self._arithmetic(x)
+        return x @ self._cached("W_skip", x.dtype, x.device).T
+
+    def reconstruct(
+        self, x: Float[Tensor, "row d_in"], features: SparseFeatures, out: int = 0, *, frozen: bool = False
+    ) -> Float[Tensor, "row d_out"]:
+        """Returns the reconstruction as a function of `x` with the set of active features held: the way a gradient passes.
+
+        Equals `decode(encode(x), x)` where `features` are those active at `x`, and is differentiable there. Memory in the
+        graph: encoder and decoder rows of the distinct active features, and one small product per block of rows.
+        """
+        x = self._arithmetic(x)
+        normalised = self._normalised(x, frozen=frozen)
+        z = self._centred(normalised.x)
+        parts: list[Tensor] = []
+        offsets = features.row_offsets()
+        for start, stop in _row_blocks(
+            offsets.tolist(), CHUNK_BYTES // (max(self.d_in, self.d_out) * x.element_size())
+        ):
+            entries = slice(int(offsets[start]), int(offsets[stop]))
+            unique, place = torch.unique(features.indices[entries], return_inverse=True)
+            columns, bias = self._encoder(unique, x.dtype, x.device)
+            mask = torch.zeros(stop - start, unique.numel(), dtype=x.dtype, device=x.device)
+            mask[features.rows[entries] - start, place] = 1
+            values = torch.addmm(bias, z[start:stop], columns.T) * mask
+            parts.append(values @ self.decoder_rows(unique, out, dtype=x.dtype).to(x.device))
+        result = torch.cat(parts) if parts else x.new_zeros(0, self.d_out)
+        bias = self._biases(normalised)[out]
+        if normalised.scale is not None and not self._architecture.is_transcoder:
+            result = result * normalised.scale
+        skip = self.skip(x, out)
+        return result + bias if skip is None else result + bias + skip
+
+    # what the above is made of
+
+    def _arithmetic(self, x: Tensor) -> Tensor:
+        """Checks the width of an input and lifts half precision to float32."""
+        if x.ndim != 2 or x.shape[1] != self.d_in:
+            raise DictionaryError(
+                f"The dictionary at {self.hook_in} (from {self.source}) reads rows of {self.d_in} numbers; got shape {list(x.shape)}."
+            )
+        return x.to(_arithmetic_dtype(x))
+
+    def _normalised(self, x: Tensor, *, frozen: bool = False) -> _Normalised:
+        """Normalises the input as SAELens does: unbiased deviation, eps outside the root; a row of zeros stays zero."""
+        how = self.config.normalize_activations
+        if how == "layer_norm":
+            mean = x.mean(dim=-1, keepdim=True)
+            mean = mean.detach() if frozen else mean
+            centred = x - mean
+            std = centred.std(dim=-1, keepdim=True)
+            std = std.detach() if frozen else std
+            return _Normalised(centred / (std + _LAYER_NORM_EPS), std, mean)
+        if how == "constant_norm_rescale":
+            norm = x.norm(dim=-1, keepdim=True)
+            norm = norm.detach() if frozen else norm
+            scale = norm / self.d_in**0.5
+            return _Normalised(x / torch.where(scale > 0, scale, 1), scale, None)
+        return _Normalised(x, None, None)
+
+    def _centred(self, x: Tensor) -> Tensor:
+        if not self.config.apply_b_dec_to_input:
+            return x
+        return x - self._vector("b_dec", x.dtype, x.device)
+
+    def _biases(self, normalised: _Normalised) -> tuple[Tensor, ...]:
+        """`b_dec` of every output, scaled and shifted as the output is. Transcoders don't undo the normalisation of their input."""
+        x, scale, shift = normalised
+        b_dec = self._vector("b_dec", x.dtype, x.device).reshape(-1, 1, self.d_out)
+        if self._architecture.is_transcoder or scale is None:
+            return tuple(b_dec)
+        bias = b_dec[0] * scale
+        return (bias if shift is None else bias + shift,)
+
+    def _features(self, z: Tensor) -> SparseFeatures:
+        """Encodes prepared rows: with the whole encoder where it lies ready or fits the cache, else in ranges of features."""
+        rows_per_block = max(1, BLOCK_BYTES // (self.d_sae * z.element_size()))
+        blocks = [(start, z[start : start + rows_per_block]) for start in range(0, z.shape[0], rows_per_block)]
+        vectors = self._vectors(z.dtype, z.device)
+        parts: list[tuple[int, int, Entries]] = []  # first row, first feature, entries
+        if self._keeps_encoder(z.dtype, z.device):
+            encoder = self._cached("W_enc", z.dtype, z.device)
+            for row, block in blocks:
+                parts.append((row, 0, self._select(block @ encoder, vectors)))
+        elif self._architecture.needs_k:  # must see whole rows
+            for row, block in blocks:
+                u = block.new_empty(block.shape[0], self.d_sae)
+                for start, stop, piece in self._encoder_ranges(z.dtype, z.device):
+                    torch.mm(block, piece, out=u[:, start:stop])
+                parts.append((row, 0, self._select(u, vectors)))
+        else:
+            for start, stop, piece in self._encoder_ranges(z.dtype, z.device):
+                here = {name: vector[start:stop] for name, vector in vectors.items()}
+                parts += [(row, start, self._select(block @ piece, here)) for row, block in blocks]
+        return self._assemble(parts, z)
+
+    def _select(self, u: Tensor, vectors: Mapping[str, Tensor]) -> Entries:
+        return self._architecture.activation.select(u, vectors, self.config.k)
+
+    def _assemble(self, parts: list[tuple[int, int, Entries]], z: Tensor) -> SparseFeatures:
+        if not parts:
+            return SparseFeatures.empty(z.shape[0], self.d_sae, dtype=z.dtype, device=z.device)
+        rows = torch.cat([entries[0] + row for row, _, entries in parts])
+        indices = torch.cat([entries[1] + start for _, start, entries in parts])
+        values = torch.cat([entries[2] for _, _, entries in parts])
+        if any(start for _, start, _ in parts):
+            order = (rows * self.d_sae + indices).argsort()
+            rows, indices, values = rows[order], indices[order], values[order]
+        return SparseFeatures(rows, indices, values, z.shape[0], self.d_sae)
+
+    def _encoder_ranges(self, dtype: torch.dtype, device: torch.device):
+        """Yields (first feature, end, columns of W_enc) in pieces of about `BLOCK_BYTES / 4`."""
+        step = max(1, BLOCK_BYTES // 4 // (self.d_in * dtype.itemsize))
+        for start in range(0, self.d_sae, step):
+            stop = min(self.d_sae, start + step)
+            yield start, stop, self.weights.block("W_enc", start, stop, dtype, device)
+
+    def _encoder(self, indices: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Directions [k, d_in] and biases [k] such that value = direction . z + bias, from the cache if the encoder is there."""
+        self._check_indices(indices)
+        kept = CACHE.peek(self._key("W_enc", dtype, device))
+        if kept is not None:
+            columns = kept.index_select(1, indices.to(device)).T
+        else:
+            columns = self.weights.columns("W_enc", indices, dtype, device)
+        vectors = {
+            name: self._vector(name, dtype, device)[indices.to(device)]
+            for name in self._architecture.activation.vectors
+        }
+        if self.config.rescale_acts_by_decoder_norm:
+            vectors["decoder_norm"] = self.weights.rows("W_dec", indices, dtype, device).norm(dim=-1)
+        gain, bias = self._architecture.activation.affine(vectors)
+        return columns if gain is None else columns * gain[:, None], bias
+
+    def _vectors(self, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+        vectors = {name: self._vector(name, dtype, device) for name in self._architecture.activation.vectors}
+        if self.config.rescale_acts_by_decoder_norm:
+            vectors["decoder_norm"] = CACHE.get(
+                self._key("decoder_norm", dtype, device), lambda: self._decoder_norm(dtype, device)
+            )
+        return vectors
+
+    def _decoder_norm(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Norms of all decoder rows, read in pieces."""
+        step = max(1, CHUNK_BYTES // (self.d_out * dtype.itemsize))
+        ranges = (torch.arange(at, min(at + step, self.d_sae)) for at in range(0, self.d_sae, step))
+        return torch.cat([self.weights.rows("W_dec", piece, dtype, device).norm(dim=-1) for piece in ranges])
+
+    def _vector(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return self._cached(name, dtype, device)
+
+    def _cached(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+        if self.weights.is_ready(name, dtype, device):
+            return self.weights.whole(name, dtype, device)
+        return CACHE.get(self._key(name, dtype, device), lambda: self.weights.whole(name, dtype, device))
+
+    def _keeps_encoder(self, dtype: torch.dtype, device: torch.device) -> bool:
+        return self.weights.is_ready("W_enc", dtype, device) or CACHE.fits(self.d_in * self.d_sae * dtype.itemsize)
+
+    def _key(self, name: str, dtype: torch.dtype, device: torch.device) -> tuple[int, str, torch.dtype, str]:
+        return self._owner, name, dtype, str(device)
+
+    def _part(self, out: int) -> int | None:
+        if not 0 <= out < len(self.hook_outs):
+            raise InputError(
+                f"The dictionary at {self.hook_in} writes {len(self.hook_outs)} hook points; there is no output {out}."
+            )
+        return out if self._architecture.is_cross_layer else None
+
+    def _check_indices(self, indices: Tensor) -> None:
+        if indices.numel() and (int(indices.min()) < 0 or int(indices.max()) >= self.d_sae):
+            wrong = indices[(indices < 0) | (indices >= self.d_sae)]
+            raise InputError(
+                f"Feature {int(wrong[0])} is not in the dictionary at {self.site}, whose features are 0 to {self.d_sae - 1}."
+            )
+
+    def _by_feature(self, ascending: Tensor):
+        """Splits entries sorted by feature so that each piece's distinct decoder rows take about `CHUNK_BYTES`.
+
+        Yields (slice of the entries, their distinct features, place of each entry among these).
+        """
+        if not ascending.numel():
+            return
+        unique, counts = torch.unique_consecutive(ascending, return_counts=True)
+        ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        step = max(1, CHUNK_BYTES // (self.d_out * 4))
+        for first in range(0, unique.numel(), step):
+            last = min(first + step, unique.numel())
+            piece = slice(int(ends[first]), int(ends[last]))
+            place = torch.repeat_interleave(torch.arange(last - first, device=ascending.device), counts[first:last])
+            yield piece, unique[first:last], place
+
+    def _check_shapes(self) -> tuple[int, int, int]:
+        """Checks that exactly the architecture's tensors are there, in shapes that fit each other and the configuration."""
+        config, architecture, origin = self.config, self._architecture, self.weights.origin
+        names = set(self.weights.names)
+        missing = [name for name in architecture.tensors if name not in names]
+        if missing:
+            raise DictionaryError(
+                f"{origin} lacks {', '.join(missing)}, which the architecture {architecture.name!r} needs; it holds {', '.join(sorted(names))}."
+            )
+        extra = sorted(names - set(architecture.tensors))
+        if extra:
+            fitting = [a.name for a in ARCHITECTURES.values() if set(a.tensors) == names]
+            hint = f"; {' or '.join(repr(name) for name in fitting)} has just these tensors" if fitting else ""
+            raise DictionaryError(
+                f"{origin} holds {', '.join(extra)}, which the architecture {architecture.name!r} does not use{hint}."
+            )
+        encoder = self.weights.shape("W_enc")
+        decoder = self.weights.shape("W_dec")
+        dims = 3 if architecture.is_cross_layer else 2
+        if len(encoder) != 2 or len(decoder) != dims:
+            layout = "[d_sae, output, d_out]" if dims == 3 else "[d_sae, d_out]"
+            raise DictionaryError(
+                f"{origin} holds W_enc {list(encoder)} and W_dec {list(decoder)}; expected [d_in, d_sae] and {layout}."
+            )
+        (d_in, d_sae), d_out = encoder, decoder[-1]
+        wanted: dict[str, tuple[int, ...]] = {"W_dec": (d_sae, *decoder[1:]), "b_dec": (d_out,)}
+        if architecture.is_cross_layer:
+            wanted |= {"W_dec": (d_sae, len(config.hook_outs), d_out), "b_dec": (len(config.hook_outs), d_out)}
+        elif not architecture.is_transcoder:
+            wanted["W_dec"] = (d_sae, d_in)
+        wanted |= dict.fromkeys(architecture.activation.vectors, (d_sae,))
+        wanted |= {"W_skip": (d_out, d_in)} if architecture.has_skip else {}
+        for name, shape in wanted.items():
+            if self.weights.shape(name) != shape:
+                raise DictionaryError(
+                    f"{name} in {origin} has the shape {list(self.weights.shape(name))}; with W_enc {list(encoder)} it must be {list(shape)}."
+                )
+        actual = {"d_in": d_in, "d_sae": d_sae, "d_out": d_out}
+        for name, declared in config.declared.items():
+            if declared != actual[name] and (name != "d_out" or architecture.is_transcoder):
+                raise DictionaryError(
+                    f"The configuration beside {origin} says {name} {declared}, but the weights have {actual[name]}."
+                )
+        if config.k is not None and config.k > d_sae:
+            raise DictionaryError(f"{origin} has {d_sae} features, of which k = {config.k} can't stay active.")
+        return d_in, d_sae, d_out
+
+
+def _arithmetic_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _row_blocks(offsets: list[int], entries: int) -> list[tuple[int, int]]:
+    """Cuts rows into blocks of at most `entries` entries (one row at least)."""
+    blocks: list[tuple[int, int]] = []
+    start = 0
+    for stop in range(1, len(offsets)):
+        if stop - start > 1 and offsets[stop] - offsets[start] > entries:
+            blocks.append((start, stop - 1))
+            start = stop - 1
+    if len(offsets) > 1:
+        blocks.append((start, len(offsets) - 1))
+    return blocks

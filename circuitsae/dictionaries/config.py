@@ -1,0 +1,198 @@
+"""A dictionary's settings, and how SAELens' `cfg.json` of any age says them.
+
+Sources: `SAEConfig` and its subclasses in `sae_lens/saes/*.py`, `handle_pre_6_0_config` in
+`sae_lens/loading/pretrained_sae_loaders.py` (6.54).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from circuitsae.dictionaries.architectures import ARCHITECTURES, find_architecture
+from circuitsae.errors import DictionaryError
+
+NORMALISATIONS = ("none", "expected_average_only_in", "covariance_whitening", "constant_norm_rescale", "layer_norm")
+"""The second and third are folded into the weights by whoever saves the dictionary: at run time they do nothing."""
+
+_RENAMED = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
+_METADATA = {
+    "model_name", "hook_name", "hook_name_out", "hook_names_out", "hook_head_index", "hook_head_index_out", "model_class_name",
+    "model_from_pretrained_kwargs", "prepend_bos", "exclude_special_tokens", "neuronpedia_id", "context_size", "seqpos_slice",
+    "dataset_path", "sae_lens_version", "sae_lens_training_version", "hf_hook_name", "hf_hook_name_out",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class DictionaryConfig:
+    """What a dictionary computes, its weights apart.
+
+    Attributes:
+        architecture: A key of `ARCHITECTURES`.
+        hook_in: Hook point it reads.
+        hook_outs: Hook points it writes: one, or several for a cross-layer transcoder.
+        k: Features kept per row (topk and abstopk).
+        apply_b_dec_to_input: Whether the decoder's bias is subtracted from the input.
+        normalize_activations: One of `NORMALISATIONS`.
+        reshape_activations: "hook_z" where the hook point's [head, d_head] is flattened to one vector, else "none".
+        rescale_acts_by_decoder_norm: Whether activations are in units of their decoder row's norm (topk and abstopk).
+        prepend_bos: Whether it was trained with a BOS token before the text.
+        metadata: The rest of what the file says, as it says it.
+    """
+
+    architecture: str
+    hook_in: str
+    hook_outs: tuple[str, ...]
+    k: int | None = None
+    apply_b_dec_to_input: bool = False
+    normalize_activations: str = "none"
+    reshape_activations: str = "none"
+    rescale_acts_by_decoder_norm: bool = False
+    prepend_bos: bool = True
+    metadata: dict[str, Any] = field(default_factory=dict)
+    declared: dict[str, int] = field(default_factory=dict)
+
+    def at(self, hook_in: str, hook_outs: Sequence[str]) -> "DictionaryConfig":
+        """Returns the same settings at other hook points."""
+        return replace(self, hook_in=hook_in, hook_outs=tuple(hook_outs))
+
+
+def parse_config(
+    cfg: Mapping[str, Any],
+    *,
+    origin: str,
+    hook_in: str | None = None,
+    hook_outs: Sequence[str] | None = None,
+) -> DictionaryConfig:
+    """Returns the settings in a `cfg.json`, of SAELens 6 or before.
+
+    Args:
+        cfg: The file's object.
+        origin: What to call it in messages.
+        hook_in: Hook point it reads; overrides the file.
+        hook_outs: Hook points it writes; overrides the file.
+
+    Raises:
+        DictionaryError: The architecture is unknown or unsupported, a setting is not one of those possible, or a hook
+            point is named neither here nor there.
+    """
+    cfg = {_RENAMED.get(k, k): v for k, v in cfg.items()}
+    nested = cfg.get("metadata")
+    metadata = {k: v for k, v in cfg.items() if k in _METADATA} | (dict(nested) if isinstance(nested, Mapping) else {})
+    if _is_before_6(metadata.get("sae_lens_version")):
+        cfg = _modernise(cfg, str(metadata.get("hook_name") or ""))
+    name = str(cfg.get("architecture", "standard"))
+    architecture = find_architecture(name, origin)
+
+    normalisation = cfg.get("normalize_activations") or "none"
+    if normalisation not in NORMALISATIONS:
+        raise DictionaryError(
+            f"{origin} asks for normalize_activations {normalisation!r}; expected one of {', '.join(NORMALISATIONS)}."
+        )
+    applies_b_dec = cfg.get("apply_b_dec_to_input")
+    if architecture.is_transcoder and applies_b_dec:
+        raise DictionaryError(
+            f"{origin} sets apply_b_dec_to_input, which a transcoder can't have: its b_dec belongs to the output."
+        )
+    k = cfg.get("k")
+    if architecture.needs_k and not (isinstance(k, int) and k > 0):
+        raise DictionaryError(
+            f"{origin} has the architecture {name!r} and k {k!r}; expected how many features a row keeps."
+        )
+    rescales = bool(cfg.get("rescale_acts_by_decoder_norm", False))
+    if rescales and (not architecture.needs_k or architecture.is_cross_layer):
+        raise DictionaryError(
+            f"{origin} sets rescale_acts_by_decoder_norm, which only topk and abstopk dictionaries have."
+        )
+
+    hook_in = hook_in or metadata.get("hook_name")
+    if not hook_in:
+        raise DictionaryError(f"{origin} names no hook point (hook_name); say which one it reads with hook_in=.")
+    if hook_outs is None:
+        named = metadata.get("hook_names_out") or metadata.get("hook_name_out")
+        hook_outs = (
+            [named] if isinstance(named, str) else named if named else None if architecture.is_transcoder else [hook_in]
+        )
+    if not hook_outs:
+        raise DictionaryError(
+            f"{origin} is a transcoder and names no hook point that it writes (hook_name_out); give hook_outs=."
+        )
+    hook_outs = (hook_outs,) if isinstance(hook_outs, str) else tuple(hook_outs)
+    if not architecture.is_transcoder and hook_outs != (hook_in,):
+        raise DictionaryError(
+            f"{origin} is an SAE, which writes where it reads ({hook_in}), not {', '.join(hook_outs)}."
+        )
+    if len(hook_outs) > 1 and not architecture.is_cross_layer:
+        raise DictionaryError(
+            f"{origin} has the architecture {name!r}, which writes one hook point, not {len(hook_outs)}."
+        )
+
+    reshape = cfg.get("reshape_activations") or "none"
+    if reshape not in ("none", "hook_z"):
+        raise DictionaryError(f"{origin} asks for reshape_activations {reshape!r}; expected 'none' or 'hook_z'.")
+    if reshape == "hook_z" and metadata.get("hook_name") and not str(metadata["hook_name"]).endswith("_z"):
+        raise DictionaryError(
+            f"{origin} asks for reshape_activations 'hook_z' at {metadata['hook_name']}, which is no hook_z."
+        )
+    bos = metadata.get("prepend_bos")
+    return DictionaryConfig(
+        architecture=name,
+        hook_in=str(hook_in),
+        hook_outs=hook_outs,
+        k=int(k) if architecture.needs_k and k is not None else None,
+        apply_b_dec_to_input=not architecture.is_transcoder and (applies_b_dec is None or bool(applies_b_dec)),
+        normalize_activations=normalisation,
+        reshape_activations=reshape,
+        rescale_acts_by_decoder_norm=rescales,
+        prepend_bos=True if bos is None else bool(bos),
+        metadata={k: v for k, v in metadata.items() if v is not None},
+        declared={k: int(cfg[k]) for k in ("d_in", "d_sae", "d_out") if isinstance(cfg.get(k), int)},
+    )
+
+
+def to_saelens(config: DictionaryConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """Returns the settings as a SAELens 6 `cfg.json`, which names float32 as the type to compute in unless it is float64."""
+    architecture = ARCHITECTURES[config.architecture]
+    metadata = {**config.metadata, "hook_name": config.hook_in, "prepend_bos": config.prepend_bos}
+    metadata.pop("hook_name_out", None)
+    metadata.pop("hook_names_out", None)
+    if architecture.is_cross_layer:
+        metadata["hook_names_out"] = list(config.hook_outs)
+    elif architecture.is_transcoder:
+        metadata["hook_name_out"] = config.hook_outs[0]
+    if _is_before_6(metadata.get("sae_lens_version")):
+        metadata["sae_lens_version"] = "6.0.0"  # or SAELens would read what follows as the old format
+    cfg: dict[str, Any] = {
+        "architecture": config.architecture,
+        **config.declared,
+        "dtype": "float64" if dtype == torch.float64 else "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": config.apply_b_dec_to_input,
+        "normalize_activations": config.normalize_activations,
+        "reshape_activations": config.reshape_activations,
+    }
+    if architecture.needs_k:
+        cfg |= {"k": config.k, "rescale_acts_by_decoder_norm": config.rescale_acts_by_decoder_norm}
+    return cfg | {"metadata": metadata}
+
+
+def _is_before_6(version: Any) -> bool:
+    """Like SAELens, takes a file without a version for an old one."""
+    major = re.match(r"\d+", str(version or ""))
+    return major is None or int(major[0]) < 6
+
+
+def _modernise(cfg: Mapping[str, Any], hook_name: str) -> dict[str, Any]:
+    """Returns an old configuration in the words of SAELens 6."""
+    new = dict(cfg)
+    new.setdefault("reshape_activations", "hook_z" if "hook_z" in hook_name else "none")
+    keywords = new.get("activation_fn_kwargs") or {}
+    if new.get("activation_fn") == "topk" and keywords.get("k") is not None:
+        new["architecture"] = "topk"
+    if new.get("architecture") == "topk" and keywords.get("k") is not None:
+        new["k"] = keywords["k"]
+    if isinstance(new.get("normalize_activations"), bool):
+        new["normalize_activations"] = "expected_average_only_in" if new["normalize_activations"] else "none"
+    return new
