@@ -13,7 +13,6 @@ zeros; nothing in this package keeps one. Entries are sorted by row, then index,
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,13 +42,13 @@ class SparseFeatures:
     @classmethod
     def empty(
         cls, n_rows: int, d_sae: int, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
-    ) -> Self:
+    ) -> "SparseFeatures":
         """Returns `n_rows` rows on which nothing is active."""
         none = torch.zeros(0, dtype=torch.int64, device=device)
         return cls(none, none, torch.zeros(0, dtype=dtype, device=device), n_rows, d_sae)
 
     @classmethod
-    def from_dense(cls, dense: Float[Tensor, "row d_sae"]) -> Self:
+    def from_dense(cls, dense: Float[Tensor, "row d_sae"]) -> "SparseFeatures":
         """Returns the entries of `dense` that are not zero."""
         rows, indices = dense.nonzero(as_tuple=True)
         return cls(rows, indices, dense[rows, indices], dense.shape[0], dense.shape[1])
@@ -62,7 +61,7 @@ class SparseFeatures:
         values: Float[Tensor, " active"],
         n_rows: int,
         d_sae: int,
-    ) -> Self:
+    ) -> "SparseFeatures":
         """Returns entries given in any order, sorted; the entries' values are taken as they are.
 
         Raises:
@@ -99,7 +98,7 @@ class SparseFeatures:
         dense[self.rows, self.indices] = self.values
         return dense
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "SparseFeatures":
         """Returns the entries on another device or with another type of value."""
         device = self.values.device if device is None else device
         return replace(
@@ -109,11 +108,11 @@ class SparseFeatures:
             values=self.values.to(device=device, dtype=dtype or self.values.dtype),
         )
 
-    def with_values(self, values: Float[Tensor, " active"]) -> Self:
+    def with_values(self, values: Float[Tensor, " active"]) -> "SparseFeatures":
         """Returns the same entries with other values."""
         return replace(self, values=values)
 
-    def select(self, mask: Bool[Tensor, " active"]) -> Self:
+    def select(self, mask: Bool[Tensor, " active"]) -> "SparseFeatures":
         """Returns the entries where `mask` is true; rows and width stay."""
         return replace(self, rows=self.rows[mask], indices=self.indices[mask], values=self.values[mask])
 

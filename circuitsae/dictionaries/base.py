@@ -23,7 +23,7 @@ import itertools
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -93,7 +93,7 @@ class Dictionary:
         hook_outs: Sequence[str] | str | None = None,
         source: str = "memory",
         **cfg: Any,
-    ) -> Self:
+    ) -> "Dictionary":
         """Returns a dictionary over tensors in memory, which are shared, not copied.
 
         Args:
@@ -171,7 +171,7 @@ class Dictionary:
             self._fingerprint = self.weights.fingerprint()
         return self._fingerprint
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "Dictionary":
         """Sets where, and as float32 or float64, rows are returned from now on; half precision is computed in float32."""
         if device is not None and torch.device(device) != self.device:
             self.release()
