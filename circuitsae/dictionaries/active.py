@@ -1,4 +1,4 @@
-"""Sparse feature activations: what a dictionary says about a few rows, kept as indices and values from the first moment.
+"""Sparse feature activations: what a dictionary says about a few rows, kept as indices and values from the start.
 
 A dictionary 24,000 wide has some fifty features active per position, so a dense `[row, d_sae]` array is almost all
 zeros; nothing in this package keeps one. Entries are sorted by row, then index, and no (row, index) occurs twice.
@@ -73,7 +73,8 @@ class SparseFeatures:
             if bool(outside.any()):
                 at = int(outside.nonzero()[0])
                 raise InputError(
-                    f"Entry (row {int(rows[at])}, feature {int(indices[at])}) lies outside {n_rows} rows of {d_sae} features."
+                    f"Entry (row {int(rows[at])}, feature {int(indices[at])}) lies outside {n_rows} rows "
+                    f"of {d_sae} features."
                 )
             keys, order = (rows * d_sae + indices).sort()
             if bool((keys[1:] == keys[:-1]).any()):
@@ -117,7 +118,7 @@ class SparseFeatures:
         return replace(self, rows=self.rows[mask], indices=self.indices[mask], values=self.values[mask])
 
     def row_offsets(self) -> Int[Tensor, " row_and_one"]:
-        """Returns where each row's entries begin: row `r` holds entries `offsets[r]` up to `offsets[r + 1]`, shape [n_rows + 1]."""
+        """Returns where each row's entries begin, [n_rows + 1]: row `r` holds `offsets[r]` up to `offsets[r + 1]`."""
         return torch.searchsorted(self.rows, torch.arange(self.n_rows + 1, device=self.rows.device))
 
     def unique_indices(self) -> tuple[Int[Tensor, " unique"], Int[Tensor, " active"]]:
@@ -150,7 +151,8 @@ class SparseFeatures:
         """
         if (self.n_rows, self.d_sae) != (other.n_rows, other.d_sae):
             raise InputError(
-                f"Features of {self.n_rows} rows of {self.d_sae} can't be joined with {other.n_rows} rows of {other.d_sae}."
+                f"Features of {self.n_rows} rows of {self.d_sae} can't be joined with {other.n_rows} rows "
+                f"of {other.d_sae}."
             )
         keys = torch.unique(torch.cat([self.keys, other.keys]))
         rows, indices = keys // self.d_sae, keys % self.d_sae
@@ -187,14 +189,14 @@ class SparseFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """What `Dictionary.encode` returns: `x_hat = scale * (sum_i f_i * decoder_row_i) + bias`, plus the skip path if there is one.
+    """What `Dictionary.encode` returns: `x_hat = scale * (sum_i f_i * decoder_row_i) + bias`, plus a skip path if any.
 
     Attributes:
         features: Active features of every row.
-        scale: Factor of each row's features in the reconstruction (dictionaries that normalise their input and undo it);
-            `None` means 1.
-        biases: For each output, what of the reconstruction no feature carries, the skip path left out; one row where all
-            rows share it.
+        scale: Factor of each row's features in the reconstruction, of dictionaries that normalise their input and undo
+            it; `None` means 1.
+        biases: For each output, what of the reconstruction no feature carries, the skip path left out; one row where
+            all rows share it.
     """
 
     features: SparseFeatures

@@ -1,9 +1,9 @@
 """The architectures: how pre-activations become sparse activations, and which tensors that takes.
 
 A dictionary's encoder is one matrix product and an activation. Each activation is a small class that turns a block
-`u = z @ W_enc` (rows by a range of features) into active entries and says what, where a feature is active, its value is as
-an affine function of `u`: `value = gain * u + bias`. SAEs, transcoders, skip transcoders and cross-layer transcoders
-differ in the decoder alone, so the table below is their product with the activations.
+`u = z @ W_enc` (rows by a range of features) into active entries and says what, where a feature is active, its value
+is as an affine function of `u`: `value = gain * u + bias`. SAEs, transcoders, skip transcoders and cross-layer
+transcoders differ in the decoder alone, so the table below is their product with the activations.
 
 Sources: `sae_lens/saes/{standard,gated,topk,abstopk,jumprelu}_sae.py` and `transcoder.py` (6.54).
 """
@@ -22,7 +22,7 @@ Vectors = Mapping[str, Tensor]
 """Per-feature vectors by name, those of the block's features; `decoder_norm` among them where it is asked for."""
 
 Entries = tuple[Int[Tensor, " active"], Int[Tensor, " active"], Float[Tensor, " active"]]
-"""Rows, indices and values of a block's active features, sorted by row, then index; all counted from the block's start."""
+"""Rows, indices and values of a block's active features, sorted by row, then index, counted from the block's start."""
 
 
 class Activation(ABC):
@@ -66,7 +66,7 @@ class JumpRelu(Activation):
 
 
 class Gated(Activation):
-    """`relu(u * exp(r_mag) + b_mag)` where `u + b_gate > 0`, else 0. The value's slope is that of the magnitude path."""
+    """`relu(u * exp(r_mag) + b_mag)` where `u + b_gate > 0`, else 0. Its slope is that of the magnitude path."""
 
     vectors = ("b_gate", "b_mag", "r_mag")
 
@@ -83,9 +83,10 @@ class Gated(Activation):
 
 
 class TopK(Activation):
-    """The `k` largest of `p = u + b_enc` in each row, relu'd. Which of equal values stays is torch.topk's choice, as in SAELens.
+    """The `k` largest of `p = u + b_enc` in each row, relu'd.
 
-    With `rescale_acts_by_decoder_norm`, `p` is in units of the decoder row's norm.
+    Which of equal values stays is torch.topk's choice, as in SAELens. With `rescale_acts_by_decoder_norm`, `p` is in
+    units of the decoder row's norm.
     """
 
     needs_k = True
@@ -127,7 +128,7 @@ class Architecture:
     Attributes:
         name: As in `cfg.json`.
         activation: How pre-activations become activations.
-        is_transcoder: Whether it writes another hook point than it reads; its b_dec and W_dec then have the output's width.
+        is_transcoder: Whether it writes another hook point than it reads; b_dec and W_dec then have the output's width.
         has_skip: Whether a linear path W_skip [d_out, d_in] leads from the raw input to the first output.
         is_cross_layer: Whether each feature has one decoder row per output: W_dec [d_sae, output, d_out].
     """

@@ -3,8 +3,7 @@
 Everything that splicing and attribution need is here in the few operations that keep memory small: encode to sparse
 activations, decoder rows and encoder rows of named features, their pre-activations differentiable in the input, and the
 parts of the reconstruction that no feature carries. Normalisation, decoder-norm rescaling and `b_dec` in the input are
-done as SAELens does them (`sae_lens/saes/sae.py`, `process_sae_in` and `_setup_activation_normalization`) and folded so
-that, for every architecture,
+done as SAELens does them (`process_sae_in` in `sae_lens/saes/sae.py`) and folded so that, for every architecture,
 
     x_hat = scale * sum_i f_i * row_i + bias + skip(x).
 
@@ -21,9 +20,8 @@ that, for every architecture,
 
 import itertools
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -32,23 +30,18 @@ from torch import Tensor
 from circuitsae.dictionaries.active import Encoding, SparseFeatures
 from circuitsae.dictionaries.architectures import ARCHITECTURES, Architecture, Entries
 from circuitsae.dictionaries.cache import CACHE
-from circuitsae.dictionaries.config import DictionaryConfig, parse_config
+from circuitsae.dictionaries.config import DictionaryConfig, check_tensors, parse_config
+from circuitsae.dictionaries.normalisation import Normalised, normalised
 from circuitsae.dictionaries.weights import CHUNK_BYTES, MemoryWeights, Weights
 from circuitsae.errors import DictionaryError, InputError
 
 BLOCK_BYTES = 64 << 20
 """Bound on a dense block of pre-activations [row, feature]; longer prompts are encoded in several."""
 
-_LAYER_NORM_EPS = 1e-5
+DENSE_SHARE = 16
+"""A dense product over (rows x distinct features) replaces gathering when at least one in so many entries is wanted."""
+
 _owners = itertools.count()
-
-
-class _Normalised(NamedTuple):
-    """An input made ready for the encoder, and how the output undoes it: `scale` [row 1] and `shift` [row 1], None for 1 and 0."""
-
-    x: Tensor
-    scale: Tensor | None
-    shift: Tensor | None
 
 
 class Dictionary:
@@ -68,14 +61,9 @@ class Dictionary:
     """
 
     def __init__(self, config: DictionaryConfig, weights: Weights, *, source: str = "memory") -> None:
-        self.config = config
-        self.weights = weights
-        self.source = source
+        self.config, self.weights, self.source = config, weights, source
         self._architecture: Architecture = ARCHITECTURES[config.architecture]
-        self.d_in, self.d_sae, self.d_out = self._check_shapes()
-        self.config = replace(config, declared={"d_in": self.d_in, "d_sae": self.d_sae, "d_out": self.d_out})
-        if not self._architecture.is_transcoder:
-            self.config.declared.pop("d_out")
+        self.d_in, self.d_sae, self.d_out = check_tensors(config, weights)
         stored = max((weights.dtype(name) for name in weights.names), key=lambda dtype: dtype.itemsize)
         self.dtype = torch.float64 if stored == torch.float64 else torch.float32
         self.device = torch.device("cpu")
@@ -122,7 +110,8 @@ class Dictionary:
 
     def __repr__(self) -> str:
         writes = "" if self.hook_outs == (self.hook_in,) else f" -> {', '.join(self.hook_outs)}"
-        return f"<{type(self).__name__} {self.architecture} {self.d_in}x{self.d_sae} {self.hook_in}{writes} from {self.source}>"
+        shape = f"{self.d_in}x{self.d_sae}"
+        return f"<{type(self).__name__} {self.architecture} {shape} {self.hook_in}{writes} from {self.source}>"
 
     @property
     def hook_in(self) -> str:
@@ -172,10 +161,12 @@ class Dictionary:
         return self._fingerprint
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "Dictionary":
-        """Sets where, and as float32 or float64, rows are returned from now on; half precision is computed in float32."""
-        if device is not None and torch.device(device) != self.device:
-            self.release()
-            self.device = torch.device(device)
+        """Sets where rows are returned from now on, and as float32 or float64 (half precision means float32)."""
+        if device is not None:
+            device = torch.empty(0, device=device).device  # "cuda" and "cuda:0" are the same
+            if device != self.device:
+                self.release()
+            self.device = device
         if dtype is not None:
             self.dtype = torch.float64 if dtype == torch.float64 else torch.float32
         return self
@@ -193,13 +184,13 @@ class Dictionary:
         """
         if d_in != self.d_in:
             raise DictionaryError(
-                f"The dictionary from {self.source} reads {self.d_in} numbers per position, but {self.hook_in} has {d_in}: "
-                "it was made for another model or hook point."
+                f"The dictionary from {self.source} reads {self.d_in} numbers per position, but {self.hook_in} "
+                f"has {d_in}: it was made for another model or hook point."
             )
         if d_out is not None and d_out != self.d_out:
             raise DictionaryError(
-                f"The dictionary from {self.source} writes {self.d_out} numbers per position, but {', '.join(self.hook_outs)} "
-                f"has {d_out}: it was made for another model or hook point."
+                f"The dictionary from {self.source} writes {self.d_out} numbers per position, but "
+                f"{', '.join(self.hook_outs)} has {d_out}: it was made for another model or hook point."
             )
 
     # encoding
@@ -215,10 +206,10 @@ class Dictionary:
             DictionaryError: `x` has the wrong width, or weights that were read hold NaN or infinity.
         """
         x = self._arithmetic(x)
-        normalised = self._normalised(x)
-        features = self._features(self._centred(normalised.x))
-        scale = None if normalised.scale is None or self._architecture.is_transcoder else normalised.scale[:, 0]
-        return Encoding(features, scale, self._biases(normalised))
+        normal = normalised(x, self.config.normalize_activations)
+        scale = self._output_scale(normal)
+        features = self._features(self._centred(normal.x))
+        return Encoding(features, None if scale is None else scale[:, 0], self._biases(normal))
 
     def pre_activations(
         self,
@@ -239,25 +230,30 @@ class Dictionary:
             indices: Feature of each.
             frozen: Holds the statistics of the dictionary's own input normalisation constant.
         """
-        x = self._arithmetic(x)
-        z = self._centred(self._normalised(x, frozen=frozen).x)
-        columns, bias = self._encoder(indices, x.dtype, x.device)
-        return (z.index_select(0, rows) * columns).sum(-1) + bias
+        z = self._centred(self.normalise(x, frozen=frozen))
+        unique, place = torch.unique(indices, return_inverse=True)
+        columns, bias = self._encoder(unique, z.dtype, z.device)
+        if z.shape[0] * unique.numel() <= DENSE_SHARE * indices.numel():
+            return torch.addmm(bias, z, columns.T)[rows, place]
+        return torch.linalg.vecdot(z.index_select(0, rows), columns[place]) + bias[place]
 
     def normalise(self, x: Float[Tensor, "row d_in"], *, frozen: bool = False) -> Float[Tensor, "row d_in"]:
         """Returns `norm(x)`, what `encoder_rows` are to be multiplied with; `x` itself for most dictionaries.
 
         Differentiable; `frozen` holds mean, deviation or norm constant.
         """
-        return self._normalised(self._arithmetic(x), frozen=frozen).x
+        return normalised(self._arithmetic(x), self.config.normalize_activations, frozen=frozen).x
 
     def encoder_rows(
         self, indices: Int[Tensor, " k"], *, dtype: torch.dtype | None = None
     ) -> tuple[Float[Tensor, "k d_in"], Float[Tensor, " k"]]:
-        """Returns directions and biases with `pre_activation = direction . norm(x) + bias`; `b_dec` in the input is folded in."""
+        """Returns directions and biases with `pre_activation = direction . norm(x) + bias`, `b_dec` folded in.
+
+        Reads those columns of the encoder alone. Given on `device`, in `dtype` or the dictionary's own.
+        """
         columns, bias = self._encoder(indices, dtype or self.dtype, self.device)
         if self.config.apply_b_dec_to_input:
-            bias = bias - columns @ self._vector("b_dec", columns.dtype, self.device)
+            bias = bias - columns @ self._cached("b_dec", columns.dtype, self.device)
         return columns, bias
 
     # decoding
@@ -282,7 +278,7 @@ class Dictionary:
     def project(
         self, vectors: Float[Tensor, "row d_out"], rows: Int[Tensor, " k"], indices: Int[Tensor, " k"], out: int = 0
     ) -> Float[Tensor, " k"]:
-        """Returns `decoder_row[indices[j]] . vectors[rows[j]]`: with a gradient for `vectors`, the feature's share of it.
+        """Returns `decoder_row[indices[j]] . vectors[rows[j]]`; of a gradient, that is its slope along the feature.
 
         Decoder rows are read once per feature, in pieces, whatever `k` is.
         """
@@ -291,7 +287,7 @@ class Dictionary:
         for piece, unique, place in self._by_feature(indices[order]):
             at = order[piece]
             weights = self.decoder_rows(unique, out, dtype=_arithmetic_dtype(vectors)).to(vectors.device)
-            if vectors.shape[0] * unique.numel() <= 16 * at.numel():  # a small dense product beats gathering
+            if vectors.shape[0] * unique.numel() <= DENSE_SHARE * at.numel():
                 products = vectors.to(weights.dtype) @ weights.T
                 result[at] = products[rows[at], place].to(result.dtype)
             else:
@@ -328,7 +324,7 @@ class Dictionary:
         for piece, unique, place in self._by_feature(features.indices[order]):
             at = order[piece]
             weights = self.decoder_rows(unique, out, dtype=values.dtype).to(values.device)
-            if features.n_rows * unique.numel() <= 16 * at.numel():
+            if features.n_rows * unique.numel() <= DENSE_SHARE * at.numel():
                 dense = torch.zeros(features.n_rows, unique.numel(), dtype=values.dtype, device=values.device)
                 dense[features.rows[at], place] = values[at]
                 result.addmm_(dense, weights)
@@ -346,14 +342,14 @@ class Dictionary:
     def reconstruct(
         self, x: Float[Tensor, "row d_in"], features: SparseFeatures, out: int = 0, *, frozen: bool = False
     ) -> Float[Tensor, "row d_out"]:
-        """Returns the reconstruction as a function of `x` with the set of active features held: the way a gradient passes.
+        """Returns the reconstruction as a function of `x` with the set of active features held fixed.
 
-        Equals `decode(encode(x), x)` where `features` are those active at `x`, and is differentiable there. Memory in the
-        graph: encoder and decoder rows of the distinct active features, and one small product per block of rows.
+        Equals `decode(encode(x), x)` where `features` are those active at `x`, and has its gradient there (the one that
+        passes "through the dictionary"). The graph holds encoder and decoder rows of each block's distinct features.
         """
         x = self._arithmetic(x)
-        normalised = self._normalised(x, frozen=frozen)
-        z = self._centred(normalised.x)
+        normal = normalised(x, self.config.normalize_activations, frozen=frozen)
+        z = self._centred(normal.x)
         parts: list[Tensor] = []
         offsets = features.row_offsets()
         for start, stop in _row_blocks(
@@ -367,11 +363,10 @@ class Dictionary:
             values = torch.addmm(bias, z[start:stop], columns.T) * mask
             parts.append(values @ self.decoder_rows(unique, out, dtype=x.dtype).to(x.device))
         result = torch.cat(parts) if parts else x.new_zeros(0, self.d_out)
-        bias = self._biases(normalised)[out]
-        if normalised.scale is not None and not self._architecture.is_transcoder:
-            result = result * normalised.scale
+        scale = self._output_scale(normal)
+        result = (result if scale is None else result * scale) + self._biases(normal)[out]
         skip = self.skip(x, out)
-        return result + bias if skip is None else result + bias + skip
+        return result if skip is None else result + skip
 
     # what the above is made of
 
@@ -379,43 +374,30 @@ class Dictionary:
         """Checks the width of an input and lifts half precision to float32."""
         if x.ndim != 2 or x.shape[1] != self.d_in:
             raise DictionaryError(
-                f"The dictionary at {self.hook_in} (from {self.source}) reads rows of {self.d_in} numbers; got shape {list(x.shape)}."
+                f"The dictionary at {self.hook_in} (from {self.source}) reads rows of {self.d_in} numbers; "
+                f"got shape {list(x.shape)}."
             )
         return x.to(_arithmetic_dtype(x))
-
-    def _normalised(self, x: Tensor, *, frozen: bool = False) -> _Normalised:
-        """Normalises the input as SAELens does: unbiased deviation, eps outside the root; a row of zeros stays zero."""
-        how = self.config.normalize_activations
-        if how == "layer_norm":
-            mean = x.mean(dim=-1, keepdim=True)
-            mean = mean.detach() if frozen else mean
-            centred = x - mean
-            std = centred.std(dim=-1, keepdim=True)
-            std = std.detach() if frozen else std
-            return _Normalised(centred / (std + _LAYER_NORM_EPS), std, mean)
-        if how == "constant_norm_rescale":
-            norm = x.norm(dim=-1, keepdim=True)
-            norm = norm.detach() if frozen else norm
-            scale = norm / self.d_in**0.5
-            return _Normalised(x / torch.where(scale > 0, scale, 1), scale, None)
-        return _Normalised(x, None, None)
 
     def _centred(self, x: Tensor) -> Tensor:
         if not self.config.apply_b_dec_to_input:
             return x
-        return x - self._vector("b_dec", x.dtype, x.device)
+        return x - self._cached("b_dec", x.dtype, x.device)
 
-    def _biases(self, normalised: _Normalised) -> tuple[Tensor, ...]:
-        """`b_dec` of every output, scaled and shifted as the output is. Transcoders don't undo the normalisation of their input."""
-        x, scale, shift = normalised
-        b_dec = self._vector("b_dec", x.dtype, x.device).reshape(-1, 1, self.d_out)
-        if self._architecture.is_transcoder or scale is None:
+    def _output_scale(self, normal: Normalised) -> Tensor | None:
+        """Factor of the features in the output, [row 1]. A transcoder does not undo its normalisation."""
+        return None if self._architecture.is_transcoder else normal.scale
+
+    def _biases(self, normal: Normalised) -> tuple[Tensor, ...]:
+        """`b_dec` of every output, scaled and shifted as the output is."""
+        b_dec = self._cached("b_dec", normal.x.dtype, normal.x.device).reshape(-1, 1, self.d_out)
+        scale = self._output_scale(normal)
+        if scale is None:
             return tuple(b_dec)
-        bias = b_dec[0] * scale
-        return (bias if shift is None else bias + shift,)
+        return (b_dec[0] * scale if normal.shift is None else b_dec[0] * scale + normal.shift,)
 
     def _features(self, z: Tensor) -> SparseFeatures:
-        """Encodes prepared rows: with the whole encoder where it lies ready or fits the cache, else in ranges of features."""
+        """Encodes prepared rows: with the whole encoder if it lies ready or fits the cache, else range by range."""
         rows_per_block = max(1, BLOCK_BYTES // (self.d_sae * z.element_size()))
         blocks = [(start, z[start : start + rows_per_block]) for start in range(0, z.shape[0], rows_per_block)]
         vectors = self._vectors(z.dtype, z.device)
@@ -450,7 +432,7 @@ class Dictionary:
             rows, indices, values = rows[order], indices[order], values[order]
         return SparseFeatures(rows, indices, values, z.shape[0], self.d_sae)
 
-    def _encoder_ranges(self, dtype: torch.dtype, device: torch.device):
+    def _encoder_ranges(self, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[int, int, Tensor]]:
         """Yields (first feature, end, columns of W_enc) in pieces of about `BLOCK_BYTES / 4`."""
         step = max(1, BLOCK_BYTES // 4 // (self.d_in * dtype.itemsize))
         for start in range(0, self.d_sae, step):
@@ -458,28 +440,26 @@ class Dictionary:
             yield start, stop, self.weights.block("W_enc", start, stop, dtype, device)
 
     def _encoder(self, indices: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Directions [k, d_in] and biases [k] such that value = direction . z + bias, from the cache if the encoder is there."""
+        """Directions [k, d_in] and biases [k] with value = direction . z + bias; from the cache if they are there."""
         self._check_indices(indices)
         kept = CACHE.peek(self._key("W_enc", dtype, device))
         if kept is not None:
             columns = kept.index_select(1, indices.to(device)).T
         else:
             columns = self.weights.columns("W_enc", indices, dtype, device)
-        vectors = {
-            name: self._vector(name, dtype, device)[indices.to(device)]
-            for name in self._architecture.activation.vectors
-        }
+        activation, at = self._architecture.activation, indices.to(device)
+        vectors = {name: self._cached(name, dtype, device)[at] for name in activation.vectors}
         if self.config.rescale_acts_by_decoder_norm:
             vectors["decoder_norm"] = self.weights.rows("W_dec", indices, dtype, device).norm(dim=-1)
-        gain, bias = self._architecture.activation.affine(vectors)
+        gain, bias = activation.affine(vectors)
         return columns if gain is None else columns * gain[:, None], bias
 
     def _vectors(self, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-        vectors = {name: self._vector(name, dtype, device) for name in self._architecture.activation.vectors}
+        """Whole per-feature vectors that the activation needs."""
+        vectors = {name: self._cached(name, dtype, device) for name in self._architecture.activation.vectors}
         if self.config.rescale_acts_by_decoder_norm:
-            vectors["decoder_norm"] = CACHE.get(
-                self._key("decoder_norm", dtype, device), lambda: self._decoder_norm(dtype, device)
-            )
+            key = self._key("decoder_norm", dtype, device)
+            vectors["decoder_norm"] = CACHE.get(key, lambda: self._decoder_norm(dtype, device))
         return vectors
 
     def _decoder_norm(self, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -487,9 +467,6 @@ class Dictionary:
         step = max(1, CHUNK_BYTES // (self.d_out * dtype.itemsize))
         ranges = (torch.arange(at, min(at + step, self.d_sae)) for at in range(0, self.d_sae, step))
         return torch.cat([self.weights.rows("W_dec", piece, dtype, device).norm(dim=-1) for piece in ranges])
-
-    def _vector(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return self._cached(name, dtype, device)
 
     def _cached(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
         if self.weights.is_ready(name, dtype, device):
@@ -505,7 +482,7 @@ class Dictionary:
     def _part(self, out: int) -> int | None:
         if not 0 <= out < len(self.hook_outs):
             raise InputError(
-                f"The dictionary at {self.hook_in} writes {len(self.hook_outs)} hook points; there is no output {out}."
+                f"There is no output {out}: the dictionary at {self.hook_in} writes {', '.join(self.hook_outs)}."
             )
         return out if self._architecture.is_cross_layer else None
 
@@ -513,10 +490,10 @@ class Dictionary:
         if indices.numel() and (int(indices.min()) < 0 or int(indices.max()) >= self.d_sae):
             wrong = indices[(indices < 0) | (indices >= self.d_sae)]
             raise InputError(
-                f"Feature {int(wrong[0])} is not in the dictionary at {self.site}, whose features are 0 to {self.d_sae - 1}."
+                f"Feature {int(wrong[0])} is not in the dictionary at {self.site}, which has 0 to {self.d_sae - 1}."
             )
 
-    def _by_feature(self, ascending: Tensor):
+    def _by_feature(self, ascending: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Splits entries sorted by feature so that each piece's distinct decoder rows take about `CHUNK_BYTES`.
 
         Yields (slice of the entries, their distinct features, place of each entry among these).
@@ -531,53 +508,6 @@ class Dictionary:
             piece = slice(int(ends[first]), int(ends[last]))
             place = torch.repeat_interleave(torch.arange(last - first, device=ascending.device), counts[first:last])
             yield piece, unique[first:last], place
-
-    def _check_shapes(self) -> tuple[int, int, int]:
-        """Checks that exactly the architecture's tensors are there, in shapes that fit each other and the configuration."""
-        config, architecture, origin = self.config, self._architecture, self.weights.origin
-        names = set(self.weights.names)
-        missing = [name for name in architecture.tensors if name not in names]
-        if missing:
-            raise DictionaryError(
-                f"{origin} lacks {', '.join(missing)}, which the architecture {architecture.name!r} needs; it holds {', '.join(sorted(names))}."
-            )
-        extra = sorted(names - set(architecture.tensors))
-        if extra:
-            fitting = [a.name for a in ARCHITECTURES.values() if set(a.tensors) == names]
-            hint = f"; {' or '.join(repr(name) for name in fitting)} has just these tensors" if fitting else ""
-            raise DictionaryError(
-                f"{origin} holds {', '.join(extra)}, which the architecture {architecture.name!r} does not use{hint}."
-            )
-        encoder = self.weights.shape("W_enc")
-        decoder = self.weights.shape("W_dec")
-        dims = 3 if architecture.is_cross_layer else 2
-        if len(encoder) != 2 or len(decoder) != dims:
-            layout = "[d_sae, output, d_out]" if dims == 3 else "[d_sae, d_out]"
-            raise DictionaryError(
-                f"{origin} holds W_enc {list(encoder)} and W_dec {list(decoder)}; expected [d_in, d_sae] and {layout}."
-            )
-        (d_in, d_sae), d_out = encoder, decoder[-1]
-        wanted: dict[str, tuple[int, ...]] = {"W_dec": (d_sae, *decoder[1:]), "b_dec": (d_out,)}
-        if architecture.is_cross_layer:
-            wanted |= {"W_dec": (d_sae, len(config.hook_outs), d_out), "b_dec": (len(config.hook_outs), d_out)}
-        elif not architecture.is_transcoder:
-            wanted["W_dec"] = (d_sae, d_in)
-        wanted |= dict.fromkeys(architecture.activation.vectors, (d_sae,))
-        wanted |= {"W_skip": (d_out, d_in)} if architecture.has_skip else {}
-        for name, shape in wanted.items():
-            if self.weights.shape(name) != shape:
-                raise DictionaryError(
-                    f"{name} in {origin} has the shape {list(self.weights.shape(name))}; with W_enc {list(encoder)} it must be {list(shape)}."
-                )
-        actual = {"d_in": d_in, "d_sae": d_sae, "d_out": d_out}
-        for name, declared in config.declared.items():
-            if declared != actual[name] and (name != "d_out" or architecture.is_transcoder):
-                raise DictionaryError(
-                    f"The configuration beside {origin} says {name} {declared}, but the weights have {actual[name]}."
-                )
-        if config.k is not None and config.k > d_sae:
-            raise DictionaryError(f"{origin} has {d_sae} features, of which k = {config.k} can't stay active.")
-        return d_in, d_sae, d_out
 
 
 def _arithmetic_dtype(x: Tensor) -> torch.dtype:

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from circuitsae.dictionaries.architectures import ARCHITECTURES, find_architecture
+from circuitsae.dictionaries.normalisation import NORMALISATIONS
+from circuitsae.dictionaries.weights import Weights
 from circuitsae.errors import DictionaryError
-
-NORMALISATIONS = ("none", "expected_average_only_in", "covariance_whitening", "constant_norm_rescale", "layer_norm")
-"""The second and third are folded into the weights by whoever saves the dictionary: at run time they do nothing."""
 
 _RENAMED = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
 _METADATA = {
-    "model_name", "hook_name", "hook_name_out", "hook_names_out", "hook_head_index", "hook_head_index_out", "model_class_name",
-    "model_from_pretrained_kwargs", "prepend_bos", "exclude_special_tokens", "neuronpedia_id", "context_size", "seqpos_slice",
-    "dataset_path", "sae_lens_version", "sae_lens_training_version", "hf_hook_name", "hf_hook_name_out",
+    "model_name", "model_class_name", "model_from_pretrained_kwargs", "hook_name", "hook_name_out", "hook_names_out",
+    "hook_head_index", "hook_head_index_out", "hf_hook_name", "hf_hook_name_out", "prepend_bos", "context_size",
+    "seqpos_slice", "exclude_special_tokens", "dataset_path", "neuronpedia_id", "sae_lens_version",
+    "sae_lens_training_version",
 }  # fmt: skip
 
 
@@ -40,6 +40,7 @@ class DictionaryConfig:
         rescale_acts_by_decoder_norm: Whether activations are in units of their decoder row's norm (topk and abstopk).
         prepend_bos: Whether it was trained with a BOS token before the text.
         metadata: The rest of what the file says, as it says it.
+        declared: d_in, d_sae and d_out where the file gives them; checked against the weights.
     """
 
     architecture: str
@@ -97,7 +98,7 @@ def parse_config(
             f"{origin} sets apply_b_dec_to_input, which a transcoder can't have: its b_dec belongs to the output."
         )
     k = cfg.get("k")
-    if architecture.needs_k and not (isinstance(k, int) and k > 0):
+    if architecture.needs_k and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
         raise DictionaryError(
             f"{origin} has the architecture {name!r} and k {k!r}; expected how many features a row keeps."
         )
@@ -108,14 +109,14 @@ def parse_config(
         )
 
     hook_in = hook_in or metadata.get("hook_name")
-    if not hook_in:
+    if not hook_in or not isinstance(hook_in, str):
         raise DictionaryError(f"{origin} names no hook point (hook_name); say which one it reads with hook_in=.")
     if hook_outs is None:
         named = metadata.get("hook_names_out") or metadata.get("hook_name_out")
         hook_outs = (
             [named] if isinstance(named, str) else named if named else None if architecture.is_transcoder else [hook_in]
         )
-    if not hook_outs:
+    if not hook_outs or not isinstance(hook_outs, (str, Sequence)) or not all(isinstance(h, str) for h in hook_outs):
         raise DictionaryError(
             f"{origin} is a transcoder and names no hook point that it writes (hook_name_out); give hook_outs=."
         )
@@ -139,7 +140,7 @@ def parse_config(
     bos = metadata.get("prepend_bos")
     return DictionaryConfig(
         architecture=name,
-        hook_in=str(hook_in),
+        hook_in=hook_in,
         hook_outs=hook_outs,
         k=int(k) if architecture.needs_k and k is not None else None,
         apply_b_dec_to_input=not architecture.is_transcoder and (applies_b_dec is None or bool(applies_b_dec)),
@@ -152,8 +153,60 @@ def parse_config(
     )
 
 
-def to_saelens(config: DictionaryConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """Returns the settings as a SAELens 6 `cfg.json`, which names float32 as the type to compute in unless it is float64."""
+def check_tensors(config: DictionaryConfig, weights: Weights) -> tuple[int, int, int]:
+    """Checks that just the architecture's tensors are there, in shapes that fit each other and the configuration.
+
+    Returns:
+        d_in, d_sae and d_out.
+
+    Raises:
+        DictionaryError: A tensor is missing, not used, or of the wrong shape; the message names it and what is right.
+    """
+    architecture, origin, names = ARCHITECTURES[config.architecture], weights.origin, set(weights.names)
+    missing = [name for name in architecture.tensors if name not in names]
+    if missing:
+        raise DictionaryError(
+            f"{origin} lacks {', '.join(missing)}, which the architecture {architecture.name!r} needs; "
+            f"it holds {', '.join(sorted(names)) or 'nothing'}."
+        )
+    extra = sorted(names - set(architecture.tensors))
+    if extra:
+        fitting = [repr(a.name) for a in ARCHITECTURES.values() if set(a.tensors) == names]
+        hint = f"; {' or '.join(fitting)} has just these tensors" if fitting else ""
+        raise DictionaryError(
+            f"{origin} holds {', '.join(extra)}, which the architecture {architecture.name!r} does not use{hint}."
+        )
+    encoder, decoder = weights.shape("W_enc"), weights.shape("W_dec")
+    if len(encoder) != 2 or len(decoder) != (3 if architecture.is_cross_layer else 2) or 0 in encoder + decoder:
+        layout = "[d_sae, output, d_out]" if architecture.is_cross_layer else "[d_sae, d_out]"
+        raise DictionaryError(
+            f"{origin} holds W_enc {list(encoder)} and W_dec {list(decoder)}; expected [d_in, d_sae] and {layout}."
+        )
+    (d_in, d_sae), d_out, outputs = encoder, decoder[-1], len(config.hook_outs)
+    wanted = dict.fromkeys(architecture.activation.vectors, (d_sae,)) | {"W_skip": (d_out, d_in)}
+    if architecture.is_cross_layer:
+        wanted |= {"W_dec": (d_sae, outputs, d_out), "b_dec": (outputs, d_out)}
+    else:
+        wanted |= {"W_dec": (d_sae, d_out if architecture.is_transcoder else d_in), "b_dec": (d_out,)}
+    for name in architecture.tensors:
+        if name in wanted and weights.shape(name) != wanted[name]:
+            raise DictionaryError(
+                f"{name} in {origin} has the shape {list(weights.shape(name))}; "
+                f"with W_enc {list(encoder)} and {outputs} output(s) it must be {list(wanted[name])}."
+            )
+    for name, declared in config.declared.items():
+        actual = {"d_in": d_in, "d_sae": d_sae, "d_out": d_out}[name]
+        if declared != actual and (name != "d_out" or architecture.is_transcoder):
+            raise DictionaryError(
+                f"The configuration of {origin} says {name} is {declared}; the weights have {actual}."
+            )
+    if config.k is not None and config.k > d_sae:
+        raise DictionaryError(f"{origin} has {d_sae} features; k = {config.k} of them can't stay active.")
+    return d_in, d_sae, d_out
+
+
+def to_saelens(config: DictionaryConfig, d_in: int, d_sae: int, d_out: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Returns the settings as a SAELens 6 `cfg.json`; the type to compute in is float32, or float64 if `dtype` is."""
     architecture = ARCHITECTURES[config.architecture]
     metadata = {**config.metadata, "hook_name": config.hook_in, "prepend_bos": config.prepend_bos}
     metadata.pop("hook_name_out", None)
@@ -166,7 +219,9 @@ def to_saelens(config: DictionaryConfig, dtype: torch.dtype) -> dict[str, Any]:
         metadata["sae_lens_version"] = "6.0.0"  # or SAELens would read what follows as the old format
     cfg: dict[str, Any] = {
         "architecture": config.architecture,
-        **config.declared,
+        "d_in": d_in,
+        "d_sae": d_sae,
+        **({"d_out": d_out} if architecture.is_transcoder else {}),
         "dtype": "float64" if dtype == torch.float64 else "float32",
         "device": "cpu",
         "apply_b_dec_to_input": config.apply_b_dec_to_input,

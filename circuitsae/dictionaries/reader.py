@@ -1,8 +1,8 @@
-"""Dictionaries on disk: SAELens' folders (`cfg.json` + `sae_weights.safetensors`), mapped into memory and read on demand.
+"""Dictionaries on disk: SAELens' folders (`cfg.json` + `sae_weights.safetensors`), mapped and read on demand.
 
-Opening a folder reads the configuration and the header of the weights, some kilobytes; rows and columns are fetched when
-they are asked for. The layout is SAELens' (W_enc [d_in, d_sae], W_dec [d_sae, d_out]; `SAELens/saes/*.py`), the container
-is safetensors' (8 bytes of header length, a JSON header, the raw tensors).
+Opening a folder reads the configuration and the header of the weights, some kilobytes; rows and columns are fetched
+when they are asked for. The layout is SAELens' (W_enc [d_in, d_sae], W_dec [d_sae, d_out]; `sae_lens/saes/*.py`), the
+container is safetensors' (8 bytes of header length, a JSON header, the raw tensors).
 """
 
 import contextlib
@@ -29,8 +29,8 @@ WEIGHTS = "sae_weights.safetensors"
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_OTHER_DTYPES = {"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64", "F8_E4M3", "F8_E5M2"}
 _MAX_HEADER = 100 << 20
+_MAX_CONFIG = 16 << 20
 
 
 class Entry(NamedTuple):
@@ -202,7 +202,7 @@ def save_folder(dictionary: Dictionary, path: str | os.PathLike[str], *, dtype: 
     weights = dictionary.weights
     views = {name: weights.view(name) for name in weights.names}
     stored = dtype or max((v.dtype for v in views.values()), key=lambda d: d.itemsize)
-    cfg = to_saelens(dictionary.config, stored)
+    cfg = to_saelens(dictionary.config, dictionary.d_in, dictionary.d_sae, dictionary.d_out, stored)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).unlink(missing_ok=True)
@@ -239,7 +239,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch
                     raise DictionaryError(
                         f"{name} holds weights that {str(dtype).removeprefix('torch.')} can't represent."
                     )
-                file.write(memoryview(converted.reshape(-1).view(torch.uint8).numpy()))
+                file.write(converted.reshape(-1).view(torch.uint8).numpy().data)
 
 
 @contextlib.contextmanager
@@ -263,6 +263,8 @@ def read_json(path: Path) -> dict[str, Any]:
         DictionaryError: The file is missing, not JSON, or not an object.
     """
     try:
+        if path.stat().st_size > _MAX_CONFIG:
+            raise DictionaryError(f"{path} has {path.stat().st_size} bytes, too many for a dictionary's settings.")
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DictionaryError(
@@ -270,7 +272,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise DictionaryError(f"{path} can't be read: {error.strerror or error}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DictionaryError(f"{path} is not JSON: {error}.") from error
     if not isinstance(found, dict):
         raise DictionaryError(
@@ -286,7 +288,7 @@ def _check_scaling_factor(file: SafetensorsFile, cfg: Mapping[str, Any]) -> None
     ):
         raise DictionaryError(
             f"{file.path} holds a scaling_factor that is not 1 (finetuning_scaling_factor "
-            f"{cfg.get('finetuning_scaling_factor')!r}), which is not supported; fold it into W_enc, b_enc and W_dec first."
+            f"{cfg.get('finetuning_scaling_factor')!r}), which is not supported; fold it into the other weights first."
         )
 
 
@@ -301,10 +303,10 @@ def _read_header(path: Path, length_bytes: bytes, file: Any, size: int) -> dict[
         raise DictionaryError(f"{path} is truncated: the header ends at byte {8 + length}, the file at byte {size}.")
     try:
         header = json.loads(file.read(length))
-        if not isinstance(header, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DictionaryError(f"{path} is not a safetensors file: its header is not JSON ({error}).") from error
+    if not isinstance(header, dict):
+        raise DictionaryError(f"{path} is not a safetensors file: its header is no JSON object.")
     entries: dict[str, Entry] = {}
     for name, described in header.items():
         if name != "__metadata__":
@@ -336,12 +338,12 @@ def _entry(path: Path, name: str, described: Any, data_start: int) -> Entry:
         raise DictionaryError(
             f"{path} is damaged: shape and offsets of {name} must be whole numbers, not {shape}, {start}, {stop}."
         )
-    if kind not in _DTYPES:
-        what = f"has the type {kind}" if kind in _OTHER_DTYPES else f"has an unknown type {kind!r}"
-        raise DictionaryError(f"{name} in {path} {what}; weights must be {', '.join(_DTYPES)}.")
-    dtype = _DTYPES[kind]
-    if stop - start != math.prod(shape) * dtype.itemsize:
+    dtype = _DTYPES.get(str(kind))
+    if dtype is None:
+        raise DictionaryError(f"{name} in {path} has the type {kind!r}; weights must be {', '.join(_DTYPES)}.")
+    nbytes = math.prod(shape) * dtype.itemsize
+    if stop - start != nbytes:
         raise DictionaryError(
-            f"{path} is damaged: {name} has {stop - start} bytes where {list(shape)} of {kind} take {math.prod(shape) * dtype.itemsize}."
+            f"{path} is damaged: {name} has {stop - start} bytes where {list(shape)} of {kind} take {nbytes}."
         )
     return Entry(dtype, shape, data_start + start, data_start + stop)

@@ -113,10 +113,11 @@ class Weights(ABC):
         return self._check(name, picked.to(device=device, dtype=dtype).contiguous())
 
     def _check(self, name: str, piece: Tensor) -> Tensor:
-        """Returns `piece` if all of it is finite. The sum is one fast pass; only a suspicious one is looked at closely."""
+        """Returns `piece` if all of it is finite. The sum is one fast pass; a suspicious one is looked at again."""
         if not bool(piece.sum().isfinite()) and not bool(piece.isfinite().all()):
             raise DictionaryError(
-                f"{name} in {self.origin} holds NaN or infinity; the weights are damaged: fetch or train the dictionary again."
+                f"{name} in {self.origin} holds NaN or infinity; the weights are damaged: "
+                "fetch or train the dictionary again."
             )
         return piece
 
@@ -145,7 +146,7 @@ class MemoryWeights(Weights):
             tensor = self._tensors[name]
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             for _, piece in pieces(tensor):
-                digest.update(memoryview(piece.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()))
+                digest.update(piece.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
