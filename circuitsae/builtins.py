@@ -22,7 +22,27 @@ ROWS: tuple[Row, ...] = (
     Row("metrics", "log-prob", "circuitsae.task.metrics:LogProb", "log-probability of the answer"),
     Row("metrics", "probability", "circuitsae.task.metrics:Probability", "probability of the answer"),
     # methods
+    Row(
+        "methods",
+        "attribution-patching",
+        "circuitsae.attribution.gradient:AttributionPatching",
+        "gradient at the clean run times (baseline - value); 1 forward + 1 backward",
+    ),
     # loaders
+    Row(
+        "loaders",
+        "folder",
+        "circuitsae.dictionaries.loaders:FolderLoader",
+        "a folder in SAELens' format, or one with such folders below it",
+        {"order": -10},
+    ),
+    Row(
+        "loaders",
+        "saelens",
+        "circuitsae.dictionaries.loaders:SaelensLoader",
+        "RELEASE/ID of SAELens' registry (extra saelens)",
+        {"order": 10},
+    ),
     # pruners
     # exporters
     # labels

@@ -164,6 +164,9 @@ def _table() -> dict[str, Architecture]:
 ARCHITECTURES: dict[str, Architecture] = _table()
 """By the name that `cfg.json` gives; the topk and cross-layer transcoders are ours, the others SAELens' own."""
 
+IDENTITY = Architecture("identity", Relu())
+"""The neuron dictionary's, which has no weights and is never read from a file."""
+
 _UNSUPPORTED = {
     "temporal": "its features depend on earlier positions through attention",
     "matching_pursuit": "its features are chosen one after another, so no activation is a fixed function of the input",

@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitsae.dictionaries.active import Encoding, SparseFeatures
-from circuitsae.dictionaries.architectures import ARCHITECTURES, Architecture, Entries
+from circuitsae.dictionaries.architectures import ARCHITECTURES, IDENTITY, Architecture, Entries
 from circuitsae.dictionaries.cache import CACHE
 from circuitsae.dictionaries.config import DictionaryConfig, check_tensors, parse_config
 from circuitsae.dictionaries.normalisation import Normalised, normalised
@@ -62,10 +62,10 @@ class Dictionary:
 
     def __init__(self, config: DictionaryConfig, weights: Weights, *, source: str = "memory") -> None:
         self.config, self.weights, self.source = config, weights, source
-        self._architecture: Architecture = ARCHITECTURES[config.architecture]
-        self.d_in, self.d_sae, self.d_out = check_tensors(config, weights)
-        stored = max((weights.dtype(name) for name in weights.names), key=lambda dtype: dtype.itemsize)
-        self.dtype = torch.float64 if stored == torch.float64 else torch.float32
+        self._architecture: Architecture = ARCHITECTURES.get(config.architecture, IDENTITY)
+        self.d_in, self.d_sae, self.d_out = self._shapes()
+        is_double = any(weights.dtype(name) == torch.float64 for name in weights.names)
+        self.dtype = torch.float64 if is_double else torch.float32
         self.device = torch.device("cpu")
         self._fingerprint: str | None = None
         self._owner = next(_owners)
@@ -147,6 +147,16 @@ class Dictionary:
     def metadata(self) -> dict[str, Any]:
         """What else its file says."""
         return self.config.metadata
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it writes another hook point than it reads."""
+        return self._architecture.is_transcoder
+
+    @property
+    def is_cross_layer(self) -> bool:
+        """Whether each feature has one decoder row per output, as in a cross-layer transcoder."""
+        return self._architecture.is_cross_layer
 
     @property
     def has_skip(self) -> bool:
@@ -286,7 +296,7 @@ class Dictionary:
         order = indices.argsort()
         for piece, unique, place in self._by_feature(indices[order]):
             at = order[piece]
-            weights = self.decoder_rows(unique, out, dtype=_arithmetic_dtype(vectors)).to(vectors.device)
+            weights = self.decoder_rows(unique, out, dtype=arithmetic_dtype(vectors)).to(vectors.device)
             if vectors.shape[0] * unique.numel() <= DENSE_SHARE * at.numel():
                 products = vectors.to(weights.dtype) @ weights.T
                 result[at] = products[rows[at], place].to(result.dtype)
@@ -370,6 +380,9 @@ class Dictionary:
 
     # what the above is made of
 
+    def _shapes(self) -> tuple[int, int, int]:
+        return check_tensors(self.config, self.weights)
+
     def _arithmetic(self, x: Tensor) -> Tensor:
         """Checks the width of an input and lifts half precision to float32."""
         if x.ndim != 2 or x.shape[1] != self.d_in:
@@ -377,7 +390,7 @@ class Dictionary:
                 f"The dictionary at {self.hook_in} (from {self.source}) reads rows of {self.d_in} numbers; "
                 f"got shape {list(x.shape)}."
             )
-        return x.to(_arithmetic_dtype(x))
+        return x.to(arithmetic_dtype(x))
 
     def _centred(self, x: Tensor) -> Tensor:
         if not self.config.apply_b_dec_to_input:
@@ -510,7 +523,8 @@ class Dictionary:
             yield piece, unique[first:last], place
 
 
-def _arithmetic_dtype(x: Tensor) -> torch.dtype:
+def arithmetic_dtype(x: Tensor) -> torch.dtype:
+    """Returns the type that a dictionary computes in, given such an input: float64 or float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

@@ -200,6 +200,10 @@ def save_folder(dictionary: Dictionary, path: str | os.PathLike[str], *, dtype: 
     """
     folder = Path(path)
     weights = dictionary.weights
+    if not weights.names:
+        raise DictionaryError(
+            f"The dictionary at {dictionary.site} ({dictionary.architecture}) has no weights to save."
+        )
     views = {name: weights.view(name) for name in weights.names}
     stored = dtype or max((v.dtype for v in views.values()), key=lambda d: d.itemsize)
     cfg = to_saelens(dictionary.config, dictionary.d_in, dictionary.d_sae, dictionary.d_out, stored)
