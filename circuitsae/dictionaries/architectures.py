@@ -21,7 +21,7 @@ from circuitsae.errors import DictionaryError, near_matches
 Vectors = Mapping[str, Tensor]
 """Per-feature vectors by name, those of the block's features; `decoder_norm` among them where it is asked for."""
 
-Entries = tuple[Int[Tensor, " active"], Int[Tensor, " active"], Float[Tensor, " active"]]
+Entries = tuple[Int[Tensor, " _"], Int[Tensor, " _"], Float[Tensor, " _"]]
 """Rows, indices and values of a block's active features, sorted by row, then index, counted from the block's start."""
 
 

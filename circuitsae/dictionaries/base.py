@@ -293,15 +293,13 @@ class Dictionary:
         Decoder rows are read once per feature, in pieces, whatever `k` is.
         """
         result = torch.empty(indices.shape, dtype=vectors.dtype, device=vectors.device)
-        order = indices.argsort()
-        for piece, unique, place in self._by_feature(indices[order]):
-            at = order[piece]
-            weights = self.decoder_rows(unique, out, dtype=arithmetic_dtype(vectors)).to(vectors.device)
-            if vectors.shape[0] * unique.numel() <= DENSE_SHARE * at.numel():
-                products = vectors.to(weights.dtype) @ weights.T
-                result[at] = products[rows[at], place].to(result.dtype)
+        dtype = arithmetic_dtype(vectors)
+        for at, place, weights, is_dense in self._decoder_pieces(indices, vectors.shape[0], out, dtype, vectors.device):
+            if is_dense:
+                found = (vectors.to(dtype) @ weights.T)[rows[at], place]
             else:
-                result[at] = torch.linalg.vecdot(vectors[rows[at]].to(weights.dtype), weights[place]).to(result.dtype)
+                found = torch.linalg.vecdot(vectors[rows[at]].to(dtype), weights[place])
+            result[at] = found.to(result.dtype)
         return result
 
     @torch.no_grad()
@@ -330,12 +328,10 @@ class Dictionary:
         """Returns `sum_i f_i * decoder_row_i` for every row; no scale, no bias."""
         values = features.values
         result = torch.zeros(features.n_rows, self.d_out, dtype=values.dtype, device=values.device)
-        order = features.indices.argsort()
-        for piece, unique, place in self._by_feature(features.indices[order]):
-            at = order[piece]
-            weights = self.decoder_rows(unique, out, dtype=values.dtype).to(values.device)
-            if features.n_rows * unique.numel() <= DENSE_SHARE * at.numel():
-                dense = torch.zeros(features.n_rows, unique.numel(), dtype=values.dtype, device=values.device)
+        pieces = self._decoder_pieces(features.indices, features.n_rows, out, values.dtype, values.device)
+        for at, place, weights, is_dense in pieces:
+            if is_dense:
+                dense = torch.zeros(features.n_rows, weights.shape[0], dtype=values.dtype, device=values.device)
                 dense[features.rows[at], place] = values[at]
                 result.addmm_(dense, weights)
             else:
@@ -506,21 +502,31 @@ class Dictionary:
                 f"Feature {int(wrong[0])} is not in the dictionary at {self.site}, which has 0 to {self.d_sae - 1}."
             )
 
-    def _by_feature(self, ascending: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Splits entries sorted by feature so that each piece's distinct decoder rows take about `CHUNK_BYTES`.
+    def _decoder_pieces(
+        self, indices: Tensor, n_rows: int, out: int, dtype: torch.dtype, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, bool]]:
+        """Goes through entries feature by feature, so that each decoder row is read once and little is held at a time.
 
-        Yields (slice of the entries, their distinct features, place of each entry among these).
+        Yields (some of the entries, the place of each in the rows, distinct decoder rows, whether so many entries want
+        them that a dense product over all `n_rows` is best). Neither rows nor, where they are to be gathered, entries
+        are more than fit `CHUNK_BYTES`.
         """
-        if not ascending.numel():
+        if not indices.numel():
             return
+        step = max(1, CHUNK_BYTES // (self.d_out * dtype.itemsize))
+        ascending, order = indices.sort()
         unique, counts = torch.unique_consecutive(ascending, return_counts=True)
-        ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        step = max(1, CHUNK_BYTES // (self.d_out * 4))
+        ends = [0, *counts.cumsum(0).tolist()]
         for first in range(0, unique.numel(), step):
             last = min(first + step, unique.numel())
-            piece = slice(int(ends[first]), int(ends[last]))
-            place = torch.repeat_interleave(torch.arange(last - first, device=ascending.device), counts[first:last])
-            yield piece, unique[first:last], place
+            rows = self.decoder_rows(unique[first:last], out, dtype=dtype).to(device)
+            places = torch.repeat_interleave(torch.arange(last - first, device=indices.device), counts[first:last])
+            start, stop = ends[first], ends[last]
+            is_dense = n_rows * (last - first) <= DENSE_SHARE * (stop - start)
+            entries = stop - start if is_dense else step
+            for at in range(start, stop, entries):
+                end = min(stop, at + entries)
+                yield order[at:end], places[at - start : end - start], rows, is_dense
 
 
 def arithmetic_dtype(x: Tensor) -> torch.dtype:
