@@ -25,6 +25,9 @@ _METADATA = {
 }  # fmt: skip
 
 
+_SAID_ELSEWHERE = {"hook_name", "hook_name_out", "hook_names_out", "prepend_bos"}
+
+
 @dataclass(frozen=True, slots=True)
 class DictionaryConfig:
     """What a dictionary computes, its weights apart.
@@ -39,7 +42,7 @@ class DictionaryConfig:
         reshape_activations: "hook_z" where the hook point's [head, d_head] is flattened to one vector, else "none".
         rescale_acts_by_decoder_norm: Whether activations are in units of their decoder row's norm (topk and abstopk).
         prepend_bos: Whether it was trained with a BOS token before the text.
-        metadata: The rest of what the file says, as it says it.
+        metadata: What else the file says of the dictionary, as it says it.
         declared: d_in, d_sae and d_out where the file gives them; checked against the weights.
     """
 
@@ -133,7 +136,8 @@ def parse_config(
     reshape = cfg.get("reshape_activations") or "none"
     if reshape not in ("none", "hook_z"):
         raise DictionaryError(f"{origin} asks for reshape_activations {reshape!r}; expected 'none' or 'hook_z'.")
-    if reshape == "hook_z" and metadata.get("hook_name") and not str(metadata["hook_name"]).endswith("_z"):
+    named_z = ("_z", ".o.hook_in")  # TransformerLens' two names for the same hook point
+    if reshape == "hook_z" and metadata.get("hook_name") and not str(metadata["hook_name"]).endswith(named_z):
         raise DictionaryError(
             f"{origin} asks for reshape_activations 'hook_z' at {metadata['hook_name']}, which is no hook_z."
         )
@@ -148,7 +152,7 @@ def parse_config(
         reshape_activations=reshape,
         rescale_acts_by_decoder_norm=rescales,
         prepend_bos=True if bos is None else bool(bos),
-        metadata={k: v for k, v in metadata.items() if v is not None},
+        metadata={k: v for k, v in metadata.items() if v is not None and k not in _SAID_ELSEWHERE},
         declared={k: int(cfg[k]) for k in ("d_in", "d_sae", "d_out") if isinstance(cfg.get(k), int)},
     )
 
@@ -209,8 +213,6 @@ def to_saelens(config: DictionaryConfig, d_in: int, d_sae: int, d_out: int, dtyp
     """Returns the settings as a SAELens 6 `cfg.json`; the type to compute in is float32, or float64 if `dtype` is."""
     architecture = ARCHITECTURES[config.architecture]
     metadata = {**config.metadata, "hook_name": config.hook_in, "prepend_bos": config.prepend_bos}
-    metadata.pop("hook_name_out", None)
-    metadata.pop("hook_names_out", None)
     if architecture.is_cross_layer:
         metadata["hook_names_out"] = list(config.hook_outs)
     elif architecture.is_transcoder:
@@ -243,7 +245,8 @@ def _modernise(cfg: Mapping[str, Any], hook_name: str) -> dict[str, Any]:
     """Returns an old configuration in the words of SAELens 6."""
     new = dict(cfg)
     new.setdefault("reshape_activations", "hook_z" if "hook_z" in hook_name else "none")
-    keywords = new.get("activation_fn_kwargs") or {}
+    keywords = new.get("activation_fn_kwargs")
+    keywords = keywords if isinstance(keywords, Mapping) else {}
     if new.get("activation_fn") == "topk" and keywords.get("k") is not None:
         new["architecture"] = "topk"
     if new.get("architecture") == "topk" and keywords.get("k") is not None:
