@@ -32,11 +32,17 @@ from circuitsae.dictionaries.architectures import ARCHITECTURES, IDENTITY, Archi
 from circuitsae.dictionaries.cache import CACHE
 from circuitsae.dictionaries.config import DictionaryConfig, check_tensors, parse_config
 from circuitsae.dictionaries.normalisation import Normalised, normalised
-from circuitsae.dictionaries.weights import CHUNK_BYTES, MemoryWeights, Weights
+from circuitsae.dictionaries.weights import MemoryWeights, Weights
 from circuitsae.errors import DictionaryError, InputError
 
 BLOCK_BYTES = 64 << 20
 """Bound on a dense block of pre-activations [row, feature]; longer prompts are encoded in several."""
+
+RANGE_BYTES = 8 << 20
+"""The encoder is worked on in ranges of features of this size, which the processor's own cache can hold."""
+
+PIECE_BYTES = 2 << 20
+"""Decoder rows, and entries gathered from them, are worked on in pieces of this size, for the same reason."""
 
 DENSE_SHARE = 16
 """A dense product over (rows x distinct features) replaces gathering when at least one in so many entries is wanted."""
@@ -68,6 +74,7 @@ class Dictionary:
         self.dtype = torch.float64 if is_double else torch.float32
         self.device = torch.device("cpu")
         self._fingerprint: str | None = None
+        self._read_before = False  # whether the encoder has been gone through since the last release
         self._owner = next(_owners)
         weakref.finalize(self, CACHE.release, self._owner)
 
@@ -185,6 +192,7 @@ class Dictionary:
         """Drops converted weights and unmaps the file; the next call reads what it needs again."""
         CACHE.release(self._owner)
         self.weights.release()
+        self._read_before = False
 
     def check_width(self, d_in: int, d_out: int | None = None) -> None:
         """Compares its widths with those of the model's hook points.
@@ -209,8 +217,8 @@ class Dictionary:
     def encode(self, x: Float[Tensor, "row d_in"]) -> Encoding:
         """Returns the active features of each row, sparse, and the parts of the reconstruction that none carries.
 
-        Computed on `x`'s device, in float64 if `x` is, else in float32. Cost: one product with the encoder; memory: the
-        encoder converted (kept in the cache if the budget allows, else streamed) and one block of `BLOCK_BYTES`.
+        Computed on `x`'s device, in float64 if `x` is, else in float32. Cost: one product with the encoder. Memory: a
+        block of `BLOCK_BYTES` and a range of the encoder; from the second time on the encoder, if the cache has room.
 
         Raises:
             DictionaryError: `x` has the wrong width, or weights that were read hold NaN or infinity.
@@ -359,7 +367,7 @@ class Dictionary:
         parts: list[Tensor] = []
         offsets = features.row_offsets()
         for start, stop in _row_blocks(
-            offsets.tolist(), CHUNK_BYTES // (max(self.d_in, self.d_out) * x.element_size())
+            offsets.tolist(), RANGE_BYTES // (max(self.d_in, self.d_out) * x.element_size())
         ):
             entries = slice(int(offsets[start]), int(offsets[stop]))
             unique, place = torch.unique(features.indices[entries], return_inverse=True)
@@ -406,23 +414,21 @@ class Dictionary:
         return (b_dec[0] * scale if normal.shift is None else b_dec[0] * scale + normal.shift,)
 
     def _features(self, z: Tensor) -> SparseFeatures:
-        """Encodes prepared rows: with the whole encoder if it lies ready or fits the cache, else range by range."""
-        rows_per_block = max(1, BLOCK_BYTES // (self.d_sae * z.element_size()))
-        blocks = [(start, z[start : start + rows_per_block]) for start in range(0, z.shape[0], rows_per_block)]
-        vectors = self._vectors(z.dtype, z.device)
+        """Encodes prepared rows, one range of features after another; where k are kept, whole rows are put together."""
+        needs_k, dtype, device = self._architecture.needs_k, z.dtype, z.device
+        vectors = self._vectors(dtype, device)
         parts: list[tuple[int, int, Entries]] = []  # first row, first feature, entries
-        if self._keeps_encoder(z.dtype, z.device):
-            encoder = self._cached("W_enc", z.dtype, z.device)
-            for row, block in blocks:
-                parts.append((row, 0, self._select(block @ encoder, vectors)))
-        elif self._architecture.needs_k:  # must see whole rows
+        n_features = self.d_sae if needs_k else min(self.d_sae, self._range_step(dtype))
+        rows_per_block = max(1, BLOCK_BYTES // (n_features * dtype.itemsize))
+        blocks = [(start, z[start : start + rows_per_block]) for start in range(0, z.shape[0], rows_per_block)]
+        if needs_k:
             for row, block in blocks:
                 u = block.new_empty(block.shape[0], self.d_sae)
-                for start, stop, piece in self._encoder_ranges(z.dtype, z.device):
+                for start, stop, piece in self._encoder_ranges(dtype, device):
                     torch.mm(block, piece, out=u[:, start:stop])
                 parts.append((row, 0, self._select(u, vectors)))
         else:
-            for start, stop, piece in self._encoder_ranges(z.dtype, z.device):
+            for start, stop, piece in self._encoder_ranges(dtype, device):
                 here = {name: vector[start:stop] for name, vector in vectors.items()}
                 parts += [(row, start, self._select(block @ piece, here)) for row, block in blocks]
         return self._assemble(parts, z)
@@ -441,19 +447,35 @@ class Dictionary:
             rows, indices, values = rows[order], indices[order], values[order]
         return SparseFeatures(rows, indices, values, z.shape[0], self.d_sae)
 
+    def _range_step(self, dtype: torch.dtype) -> int:
+        return max(1, RANGE_BYTES // (self.d_in * dtype.itemsize))
+
     def _encoder_ranges(self, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[int, int, Tensor]]:
-        """Yields (first feature, end, columns of W_enc) in pieces of about `BLOCK_BYTES / 4`."""
-        step = max(1, BLOCK_BYTES // 4 // (self.d_in * dtype.itemsize))
+        """Yields (first feature, end, columns of W_enc) in pieces of about `RANGE_BYTES`.
+
+        A first reading converts piece by piece, which costs no more than reading converted ones; only an encoder that
+        is read again is converted whole for the cache, so that going once through many dictionaries fills no memory.
+        """
+        key, kept = self._key("W_enc", dtype, device), None
+        if not self.weights.is_ready("W_enc", dtype, device):
+            kept = CACHE.peek(key)
+            if kept is None and self._read_before and CACHE.fits(self.d_in * self.d_sae * dtype.itemsize):
+                kept = CACHE.get(key, lambda: self.weights.whole("W_enc", dtype, device))
+        step = self._range_step(dtype)
         for start in range(0, self.d_sae, step):
             stop = min(self.d_sae, start + step)
-            yield start, stop, self.weights.block("W_enc", start, stop, dtype, device)
+            if kept is not None:
+                yield start, stop, kept[:, start:stop]
+            else:
+                yield start, stop, self.weights.block("W_enc", start, stop, dtype, device)
+        self._read_before = True
 
     def _encoder(self, indices: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """Directions [k, d_in] and biases [k] with value = direction . z + bias; from the cache if they are there."""
         self._check_indices(indices)
         kept = CACHE.peek(self._key("W_enc", dtype, device))
         if kept is not None:
-            columns = kept.index_select(1, indices.to(device)).T
+            columns = kept.index_select(1, indices.to(device)).T.contiguous()
         else:
             columns = self.weights.columns("W_enc", indices, dtype, device)
         activation, at = self._architecture.activation, indices.to(device)
@@ -473,7 +495,7 @@ class Dictionary:
 
     def _decoder_norm(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Norms of all decoder rows, read in pieces."""
-        step = max(1, CHUNK_BYTES // (self.d_out * dtype.itemsize))
+        step = max(1, PIECE_BYTES // (self.d_out * dtype.itemsize))
         ranges = (torch.arange(at, min(at + step, self.d_sae)) for at in range(0, self.d_sae, step))
         return torch.cat([self.weights.rows("W_dec", piece, dtype, device).norm(dim=-1) for piece in ranges])
 
@@ -481,9 +503,6 @@ class Dictionary:
         if self.weights.is_ready(name, dtype, device):
             return self.weights.whole(name, dtype, device)
         return CACHE.get(self._key(name, dtype, device), lambda: self.weights.whole(name, dtype, device))
-
-    def _keeps_encoder(self, dtype: torch.dtype, device: torch.device) -> bool:
-        return self.weights.is_ready("W_enc", dtype, device) or CACHE.fits(self.d_in * self.d_sae * dtype.itemsize)
 
     def _key(self, name: str, dtype: torch.dtype, device: torch.device) -> tuple[int, str, torch.dtype, str]:
         return self._owner, name, dtype, str(device)
@@ -509,11 +528,11 @@ class Dictionary:
 
         Yields (some of the entries, the place of each in the rows, distinct decoder rows, whether so many entries want
         them that a dense product over all `n_rows` is best). Neither rows nor, where they are to be gathered, entries
-        are more than fit `CHUNK_BYTES`.
+        are more than fit `PIECE_BYTES`.
         """
         if not indices.numel():
             return
-        step = max(1, CHUNK_BYTES // (self.d_out * dtype.itemsize))
+        step = max(1, PIECE_BYTES // (self.d_out * dtype.itemsize))
         ascending, order = indices.sort()
         unique, counts = torch.unique_consecutive(ascending, return_counts=True)
         ends = [0, *counts.cumsum(0).tolist()]

@@ -144,6 +144,7 @@ class FileWeights(Weights):
 
     def release(self) -> None:
         """Unmaps the files, once no tensor of theirs is in use."""
+        super().release()
         for file in self._files:
             file.release()
 

@@ -28,7 +28,7 @@ class Weights(ABC):
     origin: str
 
     def __init__(self) -> None:
-        self._finite: set[str] = set()
+        self._checked: set[tuple[str, tuple[int, int] | None]] = set()  # what is used as it lies is checked once
 
     @property
     @abstractmethod
@@ -43,8 +43,9 @@ class Weights(ABC):
     def fingerprint(self) -> str:
         """Returns a sha256 of the weights, hexadecimal."""
 
-    def release(self) -> None:  # noqa: B027  (nothing to drop unless a subclass maps files)
+    def release(self) -> None:
         """Drops what can be read again."""
+        self._checked.clear()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns a tensor's shape."""
@@ -68,10 +69,10 @@ class Weights(ABC):
         view = self.view(name)
         flip = view.ndim == 2 and view.stride(0) < view.stride(1)  # stored transposed: go along the rows of the file
         if view.dtype == dtype and view.device == device:
-            if name not in self._finite:
+            if (name, None) not in self._checked:
                 for _, piece in pieces(view.T if flip else view):
                     self._check(name, piece)
-                self._finite.add(name)
+                self._checked.add((name, None))
             return view
         converted = torch.empty_like(view, dtype=dtype, device=device)
         source, target = (view.T, converted.T) if flip else (view, converted)
@@ -82,12 +83,18 @@ class Weights(ABC):
         return converted
 
     def block(self, name: str, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Returns columns `start` to `stop` of a matrix, converted.
+        """Returns columns `start` to `stop` of a matrix: as they lie if type and device are right, else converted.
 
         Raises:
             DictionaryError: They hold NaN or infinity.
         """
-        return self._check(name, self.view(name)[:, start:stop].to(device=device, dtype=dtype))
+        columns = self.view(name)[:, start:stop]
+        if columns.dtype != dtype or columns.device != device:
+            return self._check(name, columns.to(device=device, dtype=dtype))
+        if (name, (start, stop)) not in self._checked:
+            self._check(name, columns)
+            self._checked.add((name, (start, stop)))
+        return columns
 
     def rows(
         self, name: str, indices: Int[Tensor, " k"], dtype: torch.dtype, device: torch.device, part: int | None = None

@@ -74,25 +74,24 @@ def test_reconstruction_is_scaled_rows_plus_bias_plus_skip(
 def test_pre_activations_equal_values_where_active_and_have_their_slope(
     architecture: str, normalisation: str, b_dec_in: bool, rescaled: bool
 ) -> None:
-    dictionary, x = variant(architecture, normalisation, b_dec_in, rescaled), random_input()
+    dictionary, x = variant(architecture, normalisation, b_dec_in, rescaled), random_input(4)
     features = dictionary.encode(x).features
     pre = dictionary.pre_activations(x, features.rows, features.indices)
     assert (pre - features.values).abs().max() < 1e-10
+    leaf = x.clone().requires_grad_()
+    values = dictionary.pre_activations(leaf, features.rows, features.indices)
+    directions = torch.eye(features.n_active, dtype=x.dtype)
+    (gradient,) = torch.autograd.grad(values, leaf, directions, is_grads_batched=True)
+    entry = torch.arange(features.n_active)
     step = 1e-6  # none of the reference's active features changes its state within it
     for coordinate in range(dictionary.d_in):
         moved = torch.zeros_like(x)
-        moved[:, coordinate] = step
+        moved[:, coordinate] = step  # rows don't depend on each other
         above, below = naive(dictionary, x + moved), naive(dictionary, x - moved)
         slope = (above.features - below.features)[features.rows, features.indices] / (2 * step)
-        leaf = x.clone().requires_grad_()
-        values = dictionary.pre_activations(leaf, features.rows, features.indices)
-        directions = torch.eye(values.shape[0], dtype=x.dtype)
-        (gradient,) = torch.autograd.grad(values, leaf, directions, is_grads_batched=True)
-        mine = gradient[torch.arange(values.shape[0]), features.rows, coordinate]
-        assert (mine - slope).abs().max() < 1e-6
-        others = gradient.clone()
-        others[torch.arange(values.shape[0]), features.rows] = 0
-        assert not others.any()
+        assert (gradient[entry, features.rows, coordinate] - slope).abs().max() < 1e-6
+    gradient[entry, features.rows] = 0
+    assert not gradient.any()
 
 
 @pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])
@@ -184,8 +183,8 @@ def test_streaming_gives_what_the_whole_encoder_gives(
     dictionary = random_dictionary(architecture, dtype=torch.float32, rescale_acts_by_decoder_norm=rescaled)
     x = random_input()
     expected = naive(dictionary, x)
-    monkeypatch.setattr(base, "BLOCK_BYTES", block)
-    monkeypatch.setattr(base, "CHUNK_BYTES", block)
+    for bound in ("BLOCK_BYTES", "RANGE_BYTES", "PIECE_BYTES"):
+        monkeypatch.setattr(base, bound, block)
     encoding = dictionary.encode(x)
     assert (encoding.features.to_dense() - expected.features).abs().max() < 1e-10
     assert bool((encoding.features.keys[1:] > encoding.features.keys[:-1]).all())
@@ -225,8 +224,8 @@ def test_no_tensor_of_a_streamed_dictionary_exceeds_the_block(
     for name in {"r_mag", "b_enc"} & set(tensors) if architecture in ("gated", "topk") else ():
         tensors[name].zero_()
     dictionary = Dictionary.from_tensors(architecture=architecture, hook_in="h", tensors=tensors, k=20)
-    monkeypatch.setattr(base, "BLOCK_BYTES", block)
-    monkeypatch.setattr(base, "CHUNK_BYTES", block)
+    for bound in ("BLOCK_BYTES", "RANGE_BYTES", "PIECE_BYTES"):
+        monkeypatch.setattr(base, bound, block)
     x = torch.randn(64, d_in, generator=generator)
     with LargestTensor(list(tensors.values())) as largest:
         encoding = dictionary.encode(x)

@@ -84,13 +84,15 @@ def test_a_converted_encoder_is_kept_used_again_and_released(tmp_path: Path) -> 
     CACHE.release()
     dictionary, x = read_folder(tmp_path), random_input(dtype=torch.float32)
     first = dictionary.encode(x).features
+    assert CACHE.used == 4 * (23 + 7)  # an encoder read once is not worth keeping
+    assert torch.equal(dictionary.encode(x).features.to_dense(), first.to_dense())
     assert CACHE.used == 4 * (7 * 23 + 23 + 7)
     converted = CACHE.peek(dictionary._key("W_enc", torch.float32, torch.device("cpu")))
     assert converted is not None
     converted += 1  # if it is used again, it shows
     assert not torch.equal(dictionary.encode(x).features.to_dense(), first.to_dense())
     cache.release()
-    assert CACHE.used == 0
+    assert CACHE.used == 0 and not dictionary.weights.is_ready("W_enc", torch.float32, torch.device("cpu"))
     assert torch.equal(dictionary.encode(x).features.to_dense(), first.to_dense())
     dictionary.release()
     assert CACHE.used == 0
