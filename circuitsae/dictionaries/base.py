@@ -44,7 +44,7 @@ RANGE_BYTES = 8 << 20
 PIECE_BYTES = 2 << 20
 """Decoder rows, and entries gathered from them, are worked on in pieces of this size, for the same reason."""
 
-DENSE_SHARE = 16
+DENSE_SHARE = 48
 """A dense product over (rows x distinct features) replaces gathering when at least one in so many entries is wanted."""
 
 _owners = itertools.count()
@@ -251,7 +251,8 @@ class Dictionary:
         z = self._centred(self.normalise(x, frozen=frozen))
         unique, place = torch.unique(indices, return_inverse=True)
         columns, bias = self._encoder(unique, z.dtype, z.device)
-        if z.shape[0] * unique.numel() <= DENSE_SHARE * indices.numel():
+        # the dense product keeps [row, distinct feature] for the backward pass, gathering several times [k, d_in]
+        if z.shape[0] * unique.numel() <= max(DENSE_SHARE, self.d_in // 4) * indices.numel():
             return torch.addmm(bias, z, columns.T)[rows, place]
         return torch.linalg.vecdot(z.index_select(0, rows), columns[place]) + bias[place]
 
@@ -421,16 +422,20 @@ class Dictionary:
         n_features = self.d_sae if needs_k else min(self.d_sae, self._range_step(dtype))
         rows_per_block = max(1, BLOCK_BYTES // (n_features * dtype.itemsize))
         blocks = [(start, z[start : start + rows_per_block]) for start in range(0, z.shape[0], rows_per_block)]
+        # one array for all blocks: freed and made again, they would leave holes between the entries that stay
+        scratch = z.new_empty(min(z.shape[0], rows_per_block), n_features)
         if needs_k:
             for row, block in blocks:
-                u = block.new_empty(block.shape[0], self.d_sae)
+                u = scratch[: block.shape[0]]
                 for start, stop, piece in self._encoder_ranges(dtype, device):
                     torch.mm(block, piece, out=u[:, start:stop])
                 parts.append((row, 0, self._select(u, vectors)))
         else:
             for start, stop, piece in self._encoder_ranges(dtype, device):
                 here = {name: vector[start:stop] for name, vector in vectors.items()}
-                parts += [(row, start, self._select(block @ piece, here)) for row, block in blocks]
+                for row, block in blocks:
+                    u = torch.mm(block, piece, out=scratch[: block.shape[0], : stop - start])
+                    parts.append((row, start, self._select(u, here)))
         return self._assemble(parts, z)
 
     def _select(self, u: Tensor, vectors: Mapping[str, Tensor]) -> Entries:
@@ -451,23 +456,25 @@ class Dictionary:
         return max(1, RANGE_BYTES // (self.d_in * dtype.itemsize))
 
     def _encoder_ranges(self, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[int, int, Tensor]]:
-        """Yields (first feature, end, columns of W_enc) in pieces of about `RANGE_BYTES`.
+        """Yields (first feature, end, columns of W_enc) in pieces of about `RANGE_BYTES`, each good until the next.
 
         A first reading converts piece by piece, which costs no more than reading converted ones; only an encoder that
         is read again is converted whole for the cache, so that going once through many dictionaries fills no memory.
         """
-        key, kept = self._key("W_enc", dtype, device), None
+        key, kept, buffer = self._key("W_enc", dtype, device), None, None
+        step = self._range_step(dtype)
         if not self.weights.is_ready("W_enc", dtype, device):
             kept = CACHE.peek(key)
             if kept is None and self._read_before and CACHE.fits(self.d_in * self.d_sae * dtype.itemsize):
                 kept = CACHE.get(key, lambda: self.weights.whole("W_enc", dtype, device))
-        step = self._range_step(dtype)
+            if kept is None:
+                buffer = torch.empty(self.d_in, min(step, self.d_sae), dtype=dtype, device=device)
         for start in range(0, self.d_sae, step):
             stop = min(self.d_sae, start + step)
             if kept is not None:
                 yield start, stop, kept[:, start:stop]
             else:
-                yield start, stop, self.weights.block("W_enc", start, stop, dtype, device)
+                yield start, stop, self.weights.block("W_enc", start, stop, buffer)
         self._read_before = True
 
     def _encoder(self, indices: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:

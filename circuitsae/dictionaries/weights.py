@@ -82,15 +82,15 @@ class Weights(ABC):
             self._check(name, part)
         return converted
 
-    def block(self, name: str, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Returns columns `start` to `stop` of a matrix: as they lie if type and device are right, else converted.
+    def block(self, name: str, start: int, stop: int, buffer: Tensor | None) -> Tensor:
+        """Returns columns `start` to `stop` of a matrix: as they lie, or converted into `buffer` if one is given.
 
         Raises:
             DictionaryError: They hold NaN or infinity.
         """
         columns = self.view(name)[:, start:stop]
-        if columns.dtype != dtype or columns.device != device:
-            return self._check(name, columns.to(device=device, dtype=dtype))
+        if buffer is not None:
+            return self._check(name, buffer[:, : stop - start].copy_(columns))
         if (name, (start, stop)) not in self._checked:
             self._check(name, columns)
             self._checked.add((name, (start, stop)))

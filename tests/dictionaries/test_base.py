@@ -94,6 +94,22 @@ def test_pre_activations_equal_values_where_active_and_have_their_slope(
     assert not gradient.any()
 
 
+@pytest.mark.parametrize("architecture", ["gated", "topk", "jumprelu_transcoder"])
+def test_few_features_of_many_rows_are_gathered_to_the_same_numbers(architecture: str) -> None:
+    dictionary, x = random_dictionary(architecture, normalize_activations="layer_norm"), random_input(300)
+    rows, indices = torch.tensor([7, 299, 7, 0]), torch.tensor([3, 3, 22, 0])
+    gathered_leaf, leaf = x.clone().requires_grad_(), x.clone().requires_grad_()
+    gathered = dictionary.pre_activations(gathered_leaf, rows, indices)
+    every = dictionary.pre_activations(leaf, *torch.cartesian_prod(torch.arange(300), torch.arange(23)).T)
+    picked = every.reshape(300, 23)[rows, indices]
+    assert (gathered - picked).abs().max() < 1e-12
+    weights = torch.tensor([1.0, -2.0, 3.0, 0.5], dtype=torch.float64)
+    (one,), (other,) = (
+        torch.autograd.grad((v * weights).sum(), at) for v, at in ((gathered, gathered_leaf), (picked, leaf))
+    )
+    assert (one - other).abs().max() < 1e-12 and int((one.abs().sum(-1) > 0).sum()) == 3
+
+
 @pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])
 @pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu_transcoder"])
 def test_frozen_pre_activations_hold_the_normalisation(architecture: str, normalisation: str) -> None:
@@ -142,12 +158,13 @@ def test_reconstruct_has_the_gradient_through_the_dictionary(
 
 
 @pytest.mark.parametrize("architecture", [*reference.SAES, "transcoder", "cross_layer_transcoder"])
-def test_project_is_the_product_with_decoder_rows(architecture: str) -> None:
+@pytest.mark.parametrize("n_rows", [6, 300])  # below and above the switch from one dense product to gathering
+def test_project_is_the_product_with_decoder_rows(architecture: str, n_rows: int) -> None:
     dictionary = random_dictionary(architecture)
-    vectors = torch.randn(6, dictionary.d_out, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    for k in (0, 1, 40, 400):  # below and above the switch to one dense product
+    vectors = torch.randn(n_rows, dictionary.d_out, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    for k in (0, 1, 40, 400):
         generator = torch.Generator().manual_seed(k)
-        rows, indices = torch.randint(6, (k,), generator=generator), torch.randint(23, (k,), generator=generator)
+        rows, indices = torch.randint(n_rows, (k,), generator=generator), torch.randint(23, (k,), generator=generator)
         for out in range(len(dictionary.hook_outs)):
             expected = (dictionary.decoder_rows(indices, out) * vectors[rows]).sum(-1)
             assert torch.allclose(dictionary.project(vectors, rows, indices, out), expected, atol=1e-12)
