@@ -1,0 +1,1 @@
+"""Models with dictionaries spliced in: hook points, leaves, freezes, runs."""

@@ -1,0 +1,228 @@
+"""Running a TransformerLens model with hooks, from a middle layer on, up to a hook point, or on copies of a prompt.
+
+Works on TransformerBridge (transformer_lens 3.9 and 4) and HookedTransformer (3.9) through what they share: `hook_dict`
+(names and aliases to `HookPoint`s) and `blocks`. Hook points are kept as objects, never keyed by `hook.name`: on a Bridge
+that is the canonical name, not the one asked for. A name that is not there is an error here, on both lines (3.9 ignores
+it silently).
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from circuitsae.errors import SpliceError, UnknownNameError
+from circuitsae.names import layer_of
+
+Hook = Callable[[Tensor], Tensor | None]
+"""Takes an activation; returns its replacement, or `None` to leave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The residual stream that enters a block, so that a run can start there. `batch` is 1 or the run's.
+
+    Attributes:
+        layer: The first block that is computed.
+        residual: What enters it, `[batch pos d_model]`.
+    """
+
+    layer: int
+    residual: Float[Tensor, "batch pos d_model"]
+
+
+class _Stop(Exception):
+    """Unwinds a forward pass once all that was asked for is there."""
+
+
+class HookedModel:
+    """A model seen as hook points and blocks. Holds no state on the model between runs."""
+
+    def __init__(self, model: Any) -> None:
+        if not isinstance(model, nn.Module) or not hasattr(model, "hook_dict") or not hasattr(model, "blocks"):
+            raise SpliceError(
+                f"{type(model).__name__} is not a TransformerLens model; expected a TransformerBridge (or a "
+                "HookedTransformer where transformer_lens is older than 4)."
+            )
+        self.model = model
+        self.cfg = model.cfg
+        self.n_layers = len(model.blocks)
+        self._points: Mapping[str, Any] = dict(model.hook_dict)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._tuple_blocks: bool | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter lies."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the model's first floating parameter."""
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+    def has(self, name: str) -> bool:
+        """Whether the model has a hook point of that name or alias."""
+        return name in self._points
+
+    def point(self, name: str) -> Any:
+        """Returns a hook point by name or alias.
+
+        Raises:
+            UnknownNameError: The model has none of that name; the message gives near matches.
+        """
+        point = self._points.get(name)
+        if point is None:
+            raise UnknownNameError("hook point of this model", name, self._points)
+        return point
+
+    def layer(self, name: str) -> int:
+        """Returns the block that a hook point belongs to: 0 for those before the blocks, `n_layers` for those after."""
+        layer = layer_of(name)
+        if layer is not None:
+            return layer
+        return 0 if "embed" in name and "unembed" not in name else self.n_layers
+
+    def residual_name(self, layer: int) -> str:
+        """Returns the name of the hook point where the residual stream enters a block, or leaves the last one."""
+        if layer < self.n_layers:
+            return f"blocks.{layer}.hook_resid_pre"
+        return f"blocks.{self.n_layers - 1}.hook_resid_post"
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        hooks: Sequence[tuple[str, Hook]] = (),
+        *,
+        start: Prefix | None = None,
+        logits_at: Sequence[int] | None = None,
+        stop_at: str | None = None,
+    ) -> Float[Tensor, "batch kept d_vocab"] | None:
+        """Runs the model once.
+
+        Args:
+            tokens: Token ids.
+            hooks: Hook point names and what to do there. Those at one hook point run in the order given.
+            start: Skips the blocks below; their hooks don't fire.
+            logits_at: Positions (from the start) to score; all when `None`. The unembedding of the others is not done.
+            stop_at: The last hook point that matters; the run ends there and gives `None`.
+
+        Raises:
+            SpliceError: A hook point did not fire; the message names it.
+        """
+        waiting: dict[str, int] = {}
+        seen: set[str] = set()
+
+        def watched(name: str, hook: Hook) -> Hook:
+            def run(x: Tensor) -> Tensor | None:
+                seen.add(name)
+                return hook(x)
+
+            return run
+
+        listed = [(name, watched(name, hook)) for name, hook in hooks]
+        if stop_at is not None:
+            listed.append((stop_at, _raise_stop))
+        for name, _ in hooks:
+            waiting[name] = 1
+        with self._quiet(), self._attached(listed), self._started(start, tokens.shape[0]), self._scored(logits_at):
+            try:
+                logits = self.model(tokens, return_type="logits")
+            except _Stop:
+                logits = None
+        for name in waiting:
+            if name not in seen:
+                raise SpliceError(
+                    f"The hook point {name!r} exists but did not fire during the forward pass, so nothing can be "
+                    "spliced in there; some need a switch first (hook_mlp_in: model.set_use_hook_mlp_in(True), "
+                    "hook_result: model.set_use_attn_result(True)), or use one that fires, such as "
+                    "'blocks.0.hook_mlp_out'."
+                )
+        return logits
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Evaluation mode and no weight gradients, both put back afterwards."""
+        training = [m for m in self.model.modules() if m.training] if self.model.training else []
+        for module in training:
+            module.training = False
+        for parameter in self._parameters:
+            parameter.requires_grad_(False)
+        try:
+            with warnings.catch_warnings():
+                # The Bridge warns whenever a hook edits a normalisation scale, which is what freezing does.
+                warnings.filterwarnings("ignore", message=".*(native-autograd path|hook edited hook_scale).*")
+                yield
+        finally:
+            for module in training:
+                module.training = True
+            for parameter in self._parameters:
+                parameter.requires_grad_(True)
+
+    @contextlib.contextmanager
+    def _attached(self, hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
+        attached: list[tuple[Any, Any]] = []
+        try:
+            for name, hook in hooks:
+                point = self.point(name)
+                point.add_hook(lambda x, hook, run=hook: run(x))  # TransformerLens calls it with hook=
+                attached.append((point, point.fwd_hooks[-1]))
+            yield
+        finally:
+            for point, handle in reversed(attached):
+                handle.hook.remove()
+                point.fwd_hooks.remove(handle)
+
+    @contextlib.contextmanager
+    def _started(self, start: Prefix | None, batch: int) -> Iterator[None]:
+        """Replaces the blocks below `start` by ones that hand its residual on; also learns what blocks return."""
+        if start is None or start.layer == 0:
+            handle = None
+            if self._tuple_blocks is None:
+                handle = self.model.blocks[0].register_forward_hook(self._note_output)
+            try:
+                yield
+            finally:
+                if handle is not None:
+                    handle.remove()
+            return
+        if self._tuple_blocks is None:
+            raise SpliceError("A run can start at a middle layer only after one whole run of the model.")
+        residual = start.residual.expand(batch, -1, -1)
+        given = (residual,) if self._tuple_blocks else residual
+        stubbed = list(self.model.blocks)[: start.layer]
+        for block in stubbed:
+            object.__setattr__(block, "forward", lambda *args, **kwargs: given)
+        try:
+            yield
+        finally:
+            for block in stubbed:
+                object.__delattr__(block, "forward")
+
+    def _note_output(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._tuple_blocks = isinstance(output, tuple)
+
+    @contextlib.contextmanager
+    def _scored(self, positions: Sequence[int] | None) -> Iterator[None]:
+        if positions is None:
+            yield
+            return
+        index = list(positions)
+
+        def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (args[0][:, index], *args[1:])
+
+        handle = self.model.unembed.register_forward_pre_hook(keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _raise_stop(x: Tensor) -> None:
+    raise _Stop

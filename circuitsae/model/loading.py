@@ -1,0 +1,186 @@
+"""`load`: from a name to a model with its dictionaries attached."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from circuitsae.dictionaries.base import Dictionary
+from circuitsae.dictionaries.loaders import load_dictionary
+from circuitsae.errors import InputError, UnknownNameError
+from circuitsae.model import lean
+from circuitsae.model.spliced import SplicedModel
+from circuitsae.presets.catalogue import find_preset
+from circuitsae.presets.conversion import Progress
+from circuitsae.presets.fetching import fetch, fetch_from_hub
+from circuitsae.presets.preset import HubModel, Preset
+
+
+def load(
+    preset: str | os.PathLike[str] | Preset | None = None,
+    *,
+    model: Any = None,
+    dictionaries: Iterable[Any] | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    tokenizer: Any = None,
+    sites: Sequence[str] | None = None,
+    skip_positions: Sequence[int] | None = None,
+    prepend_bos: bool | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> SplicedModel:
+    """Loads a model and attaches dictionaries to it.
+
+    A preset's model is fetched first if it is not there yet. From a local folder nothing is asked of any network.
+
+        spliced = cs.load("smollm2")
+        spliced = cs.load(model="gpt2", dictionaries=["gpt2-small-res-jb/blocks.8.hook_resid_pre", "some/folder"])
+
+    Args:
+        preset: A preset's name or TOML file; `circuitsae presets` lists them. The arguments below replace its parts.
+        model: A folder, a repository of the Hugging Face hub (its safetensors are fetched into the hub's cache), or a
+            TransformerLens model that is loaded already.
+        dictionaries: Folders, names that a loader knows, `Dictionary` or sae_lens objects.
+        device: Where to compute; CUDA where there is a device, else the CPU.
+        dtype: The model's arithmetic, float32 by default.
+        tokenizer: A transformers tokenizer in place of the model's own.
+        sites: Attaches only the dictionaries of these sites.
+        skip_positions: Positions at which no dictionary is applied; none by default, a preset may have its own.
+        prepend_bos: Whether text gets a BOS token; what the preset or the dictionaries say by default.
+        name: What saved circuits call the model.
+        progress: Called while fetching, with work done, work in all, and a word; returning `False` cancels.
+
+    Raises:
+        UnknownNameError: No preset, dictionary or site is called that; the message gives near matches.
+        InputError: Neither a preset nor model and dictionaries are given, or one of them can't be used.
+        DictionaryError: A dictionary is damaged or does not fit the model.
+        FetchError: The model can't be fetched.
+    """
+    chosen = None if preset is None else find_preset(preset if isinstance(preset, (str, Preset)) else Path(preset))
+    if chosen is None and (model is None or dictionaries is None):
+        lacking = "dictionaries=[...]" if model is not None else "model=..." if dictionaries is not None else None
+        raise InputError(
+            f"{lacking} is missing; a model and dictionaries for it are given together."
+            if lacking
+            else 'Nothing to load was named; expected a preset, such as load("tiny"), or model= and dictionaries=.'
+        )
+    attached = _attached(dictionaries if dictionaries is not None else chosen.dictionaries, sites)  # type: ignore[union-attr]
+    if model is None:
+        assert chosen is not None
+        source = chosen.model
+        loaded = _boot(fetch(chosen, progress), device, dtype, tokenizer)
+        name = name or (source.repository if isinstance(source, HubModel) else chosen.name)
+    elif isinstance(model, (str, os.PathLike)):
+        loaded = _boot(_local(model), device, dtype, tokenizer)
+        name = name or Path(model).name
+    else:
+        if device is not None or dtype is not None or tokenizer is not None:
+            raise InputError(
+                "device=, dtype= and tokenizer= are for models that are loaded here; this one is loaded already."
+            )
+        loaded = model
+    if chosen is not None:
+        skip_positions = chosen.skip_positions if skip_positions is None else skip_positions
+        prepend_bos = chosen.prepend_bos if prepend_bos is None else prepend_bos
+    return SplicedModel(
+        loaded,
+        attached,
+        skip_positions=skip_positions or (),
+        name=name,
+        prepend_bos=prepend_bos,
+        preset=None if chosen is None else chosen.name,
+    )
+
+
+def _attached(given: Iterable[Any], sites: Sequence[str] | None) -> list[Dictionary]:
+    """Opens the dictionaries, and keeps those of the sites that are asked for."""
+    if isinstance(given, (str, bytes, os.PathLike, Dictionary)):
+        raise InputError("Dictionaries are given as a list; expected dictionaries=[...], not one alone.")
+    opened = [dictionary for one in given for dictionary in load_dictionary(one)]
+    if sites is None:
+        return opened
+    if isinstance(sites, str):
+        sites = [sites]
+    known = [dictionary.site for dictionary in opened]
+    for site in sites:
+        if site not in known:
+            raise UnknownNameError("site of these dictionaries", site, known)
+    return [dictionary for dictionary in opened if dictionary.site in sites]
+
+
+def _local(model: str | os.PathLike[str]) -> Path:
+    """Returns the folder of a model that is named by folder or by repository."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if isinstance(model, os.PathLike) or model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:
+        raise InputError(f"There is no folder {path} to load a model from.")
+    return fetch_from_hub(HubModel(model))
+
+
+def _boot(folder: Path, device: Any, dtype: Any, tokenizer: Any) -> Any:
+    """Loads a folder's model as a TransformerBridge: no network, no pickle, no code from the folder."""
+    at, arithmetic = _device(device), _dtype(dtype)
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with _without_bars(), lean.building():
+            if tokenizer is None:
+                tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+            # eager: TransformerLens shows attention patterns, which the fused kernels never make
+            hf_model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=arithmetic, attn_implementation="eager", use_safetensors=True, **safe
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"The folder {folder} can't be loaded as a model: {_first_line(error)}") from error
+    hf_model.eval().to(at)
+    try:
+        return TransformerBridge.boot_transformers(
+            str(folder), hf_model=hf_model, tokenizer=tokenizer, dtype=arithmetic, device=at
+        )
+    except (ValueError, KeyError) as error:
+        raise InputError(f"TransformerLens has no bridge to {type(hf_model).__name__}: {_first_line(error)}") from error
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"The device {str(device)!r} can't be used here: {_first_line(error)}") from error
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    if dtype is None:
+        return torch.float32
+    found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
+    known = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    if found not in known:
+        raise UnknownNameError("floating-point type", str(dtype).removeprefix("torch."), [str(k)[6:] for k in known])
+    return found
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keeps transformers from drawing progress bars, for what takes no time."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,0 +1,331 @@
+"""One forward pass taken apart: at every site the active features, their decoder rows and the error.
+
+A dictionary is read, used and released; what is kept of a run is sparse: features' positions, indices and activations,
+the decoder rows of those that are active, and one error vector a site and position (DESIGN.md, section 4).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitsae.dictionaries.active import SparseFeatures
+from circuitsae.dictionaries.base import Dictionary
+from circuitsae.model.hooks import Hook, Prefix
+from circuitsae.model.spliced import OnRead, OnWrite, SplicedModel
+from circuitsae.task.metrics import BoundMetric
+
+# Gathered decoder rows are multiplied in pieces of at most this many numbers, so that long prompts stay in memory.
+_CHUNK = 16_000_000
+
+
+@dataclass(frozen=True)
+class FeatureRun:
+    """One dictionary on one prompt.
+
+    Attributes:
+        dictionary: The dictionary.
+        x_in: What it read.
+        features: The active features; rows are positions of the prompt.
+        scale: What its reconstruction is multiplied by at each position (see `Encoding.scale`), `None` for 1.
+        unique: The distinct active features, ascending.
+        inverse: For each active feature, its number in `unique`.
+        decoders: For each hook point written, the decoder rows of `unique`.
+    """
+
+    dictionary: Dictionary
+    x_in: Float[Tensor, "pos d_in"]
+    features: SparseFeatures
+    scale: Float[Tensor, "pos"] | None
+    unique: Int[Tensor, "unique"]
+    inverse: Int[Tensor, "active"]
+    decoders: tuple[Float[Tensor, "unique d_out"], ...]
+
+    def along(self, vectors: Float[Tensor, "pos d_out"], out: int = 0) -> Float[Tensor, "active"]:
+        """Returns each active feature's decoder row (scaled as it is written) times the vector at its position."""
+        result = sampled_products(vectors, self.features.rows, self.decoders[out], self.inverse)
+        return result if self.scale is None else result * self.scale[self.features.rows]
+
+
+@dataclass(frozen=True)
+class SiteRun:
+    """A hook point that dictionaries write to, on one prompt: `x = sum of features + bias + skip + error`.
+
+    Attributes:
+        hook: The hook point.
+        x: Its value.
+        bias: The part of the reconstruction that no feature carries; zero at skipped positions.
+        skip: What linear skip paths add, `None` where there are none.
+        error: What the dictionaries leave unexplained; the whole of `x` at skipped positions.
+    """
+
+    hook: str
+    x: Float[Tensor, "pos d_out"]
+    bias: Float[Tensor, "pos d_out"]
+    skip: Float[Tensor, "pos d_out"] | None
+    error: Float[Tensor, "pos d_out"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A forward pass of one prompt, taken apart.
+
+    Attributes:
+        tokens: The prompt.
+        features: One entry a dictionary, in `SplicedModel.dictionaries`' order.
+        sites: One entry a hook point written.
+        embed: The token embeddings.
+        logits: Scores at `kept` positions.
+        kept: The positions whose logits are there; the last is the prompt's last.
+        metric: The metric's value, `None` where none was asked for.
+        prefixes: The residual stream entering the layers where a run may start again.
+    """
+
+    tokens: Int[Tensor, "pos"]
+    features: tuple[FeatureRun, ...]
+    sites: dict[str, SiteRun]
+    embed: Float[Tensor, "pos d_model"]
+    logits: Float[Tensor, "kept d_vocab"]
+    kept: tuple[int, ...]
+    metric: float | None
+    prefixes: dict[int, Prefix] = field(repr=False, default_factory=dict)
+
+    @property
+    def n_tokens(self) -> int:
+        """The prompt's length."""
+        return int(self.tokens.shape[0])
+
+    def prefix(self, layer: int) -> Prefix | None:
+        """Returns the highest stored start at or below a layer."""
+        below = [at for at in self.prefixes if at <= layer]
+        return self.prefixes[max(below)] if below else None
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What is scored at the end of a run: the positions whose logits are computed, and the metric on them."""
+
+    metric: BoundMetric | None
+    n_tokens: int
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The positions whose logits are computed, ascending."""
+        if self.metric is not None and self.metric.positions is None:
+            return tuple(range(self.n_tokens))
+        wanted = set(self.metric.positions or ()) if self.metric is not None else set()
+        return tuple(sorted(wanted | {self.n_tokens - 1}))
+
+    def value(self, logits: Float[Tensor, "batch kept d_vocab"]) -> Float[Tensor, "batch"]:
+        """Returns the metric of each prompt from the logits at `kept`."""
+        assert self.metric is not None
+        if self.metric.positions is None:
+            return self.metric(logits)
+        kept = self.kept
+        return self.metric(logits[:, [kept.index(p) for p in self.metric.positions]])
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a forward pass left in the autograd graph.
+
+    Attributes:
+        x_in: By dictionary, what it read, `[batch pos d_in]`.
+        x_out: By hook point written, its value (after what `on_write` put there), `[batch pos d_out]`.
+        embed: The token embeddings, the leaf that the graph starts from, `[batch pos d_model]`.
+        residuals: By layer, the residual stream entering it.
+        logits: Scores at the readout's positions, `[batch kept d_vocab]`; `None` if the run stopped earlier.
+    """
+
+    x_in: dict[int, Tensor]
+    x_out: dict[str, Tensor]
+    embed: Tensor
+    residuals: dict[int, Tensor]
+    logits: Tensor | None
+
+
+EMBED = "hook_embed"
+
+
+def forward(
+    spliced: SplicedModel,
+    tokens: Int[Tensor, "batch pos"],
+    readout: Readout,
+    *,
+    on_read: OnRead | None = None,
+    on_write: OnWrite | None = None,
+    extra: Sequence[tuple[str, Hook]] = (),
+    residuals_at: Sequence[int] = (),
+    leaf_embed: bool = False,
+    start: Prefix | None = None,
+    stop_at: str | None = None,
+) -> Captured:
+    """Runs the model once and captures what the dictionaries read and what stands where they write.
+
+    With `leaf_embed` the embeddings are a detached leaf that requires a gradient, from which the graph grows.
+    `extra` hooks (freezes, edits) run before the capture at their hook point.
+    """
+    x_in: dict[int, Tensor] = {}
+    x_out: dict[str, Tensor] = {}
+    residuals: dict[int, Tensor] = {}
+    embed: list[Tensor] = []
+
+    def read(number: int, x: Tensor) -> None:
+        x_in[number] = x
+        if on_read is not None:
+            on_read(number, x)
+
+    def write(name: str, x: Tensor) -> Tensor | None:
+        new = None if on_write is None else on_write(name, x)
+        x_out[name] = x if new is None else new
+        # What is captured must be what the model goes on with: a head axis makes `x` a view off the path.
+        return x if new is None and leaf_embed else new
+
+    def at_embed(x: Tensor) -> Tensor | None:
+        if leaf_embed:
+            x = x.detach().requires_grad_()
+        embed.append(x)
+        return x if leaf_embed else None
+
+    hooks: list[tuple[str, Hook]] = [(EMBED, at_embed), *extra]
+    for layer in residuals_at:
+        hooks.append((spliced.hooked.residual_name(layer), lambda x, layer=layer: residuals.__setitem__(layer, x)))
+    first = 0 if start is None else start.layer
+    hooks += [
+        (name, hook)
+        for name, hook in spliced.splice(read, write)
+        if spliced.hooked.layer(name) >= first and (stop_at is None or spliced.order(name) <= spliced.order(stop_at))
+    ]
+    logits = spliced.hooked.forward(tokens, hooks, start=start, logits_at=readout.kept, stop_at=stop_at)
+    return Captured(x_in, x_out, embed[0], residuals, logits)
+
+
+def start_layers(spliced: SplicedModel) -> list[int]:
+    """Returns the layers at which later runs want to start: those where a dictionary reads or writes."""
+    layers = {spliced.hooked.layer(name) for name in (*spliced.reads, *spliced.written)}
+    return sorted(layer for layer in layers if 0 < layer <= spliced.n_layers)
+
+
+def take_apart(spliced: SplicedModel, tokens: Sequence[int], captured: Captured, readout: Readout) -> Run:
+    """Encodes what a forward pass captured: one dictionary at a time, each released after use."""
+    with torch.no_grad():
+        n_tokens = len(tokens)
+        kept = torch.tensor(spliced.kept_positions(n_tokens), device=spliced.device, dtype=torch.long)
+        features = tuple(
+            _encode(dictionary, _working(captured.x_in[number][0]), kept)
+            for number, dictionary in enumerate(spliced.dictionaries)
+        )
+        runs = tuple(f for f, _ in features)
+        sites = {
+            name: _site(spliced, name, _working(captured.x_out[name][0]), features, kept) for name in spliced.written
+        }
+        logits = captured.logits
+        assert logits is not None
+        return Run(
+            tokens=torch.tensor(list(tokens), device=spliced.device),
+            features=runs,
+            sites=sites,
+            embed=_working(captured.embed[0].detach()),
+            logits=logits[0].detach(),
+            kept=readout.kept,
+            metric=None if readout.metric is None else float(readout.value(logits.detach())[0]),
+            prefixes={
+                layer: Prefix(layer, residual.detach())
+                for layer, residual in captured.residuals.items()
+                if layer < spliced.n_layers
+            },
+        )
+
+
+def run_clean(spliced: SplicedModel, tokens: Sequence[int], metric: BoundMetric | None = None) -> Run:
+    """Runs one prompt and takes it apart. Cost: one forward pass, one encoding a dictionary."""
+    readout = Readout(metric, len(tokens))
+    batch = torch.tensor([list(tokens)], device=spliced.device)
+    with torch.no_grad():
+        captured = forward(spliced, batch, readout, residuals_at=start_layers(spliced))
+    return take_apart(spliced, tokens, captured, readout)
+
+
+def sampled_products(
+    vectors: Float[Tensor, "pos d"],
+    rows: Int[Tensor, "n"],
+    table: Float[Tensor, "unique d"],
+    inverse: Int[Tensor, "n"],
+) -> Float[Tensor, "n"]:
+    """Returns `vectors[rows[k]] . table[inverse[k]]` for every k: a dense product sampled where features are active."""
+    n, d = int(rows.shape[0]), int(table.shape[1])
+    step = max(1, _CHUNK // max(d, 1))
+    if n <= step:
+        return (vectors[rows] * table[inverse]).sum(-1)
+    return torch.cat(
+        [(vectors[rows[i : i + step]] * table[inverse[i : i + step]]).sum(-1) for i in range(0, n, step)]
+    )
+
+
+def weighted_rows(
+    weights: Float[Tensor, "n"],
+    rows: Int[Tensor, "n"],
+    table: Float[Tensor, "unique d"],
+    inverse: Int[Tensor, "n"],
+    n_rows: int,
+) -> Float[Tensor, "pos d"]:
+    """Returns, at every position, the sum of `weights[k] * table[inverse[k]]` over the k there: a sparse decode."""
+    result = torch.zeros(n_rows, table.shape[1], dtype=table.dtype, device=table.device)
+    step = max(1, _CHUNK // max(int(table.shape[1]), 1))
+    for i in range(0, int(rows.shape[0]), step):
+        part = slice(i, i + step)
+        result.index_add_(0, rows[part], weights[part, None] * table[inverse[part]])
+    return result
+
+
+def _encode(dictionary: Dictionary, x: Tensor, kept: Tensor) -> "tuple[FeatureRun, tuple[Tensor, ...]]":
+    """Encodes the kept positions of one prompt; also gives the biases, expanded to them."""
+    n_tokens = int(x.shape[0])
+    everywhere = len(kept) == n_tokens
+    encoding = dictionary.encode(x if everywhere else x[kept])
+    features, scale = encoding.features, encoding.scale
+    if not everywhere:
+        features = SparseFeatures(kept[features.rows], features.indices, features.values, n_tokens, features.d_sae)
+        if scale is not None:
+            scale = torch.ones(n_tokens, dtype=scale.dtype, device=scale.device).index_put_((kept,), scale)
+    unique, inverse = torch.unique(features.indices, return_inverse=True)
+    decoders = tuple(
+        dictionary.decoder_rows(unique, out).to(device=x.device, dtype=x.dtype) for out in range(len(dictionary.hook_outs))
+    )
+    return FeatureRun(dictionary, x, features, scale, unique, inverse, decoders), encoding.biases
+
+
+def _site(
+    spliced: SplicedModel,
+    name: str,
+    x: Tensor,
+    encoded: "Sequence[tuple[FeatureRun, tuple[Tensor, ...]]]",
+    kept: Tensor,
+) -> SiteRun:
+    n_tokens = int(x.shape[0])
+    bias = torch.zeros_like(x)
+    skip: Tensor | None = None
+    decoded = torch.zeros_like(x)
+    for number, out in spliced.writers[name]:
+        run, biases = encoded[number]
+        bias[kept] += biases[out]
+        features = run.features
+        weights = features.values if run.scale is None else features.values * run.scale[features.rows]
+        decoded += weighted_rows(weights, features.rows, run.decoders[out], run.inverse, n_tokens)
+        path = run.dictionary.skip(run.x_in[kept]) if out == 0 else None
+        if path is not None:
+            skip = torch.zeros_like(x) if skip is None else skip
+            skip[kept] += path
+    error = x - decoded - bias
+    if skip is not None:
+        error -= skip
+    return SiteRun(name, x, bias, skip, error)
+
+
+def _working(x: Tensor) -> Tensor:
+    """Dictionaries and products work in float32 at least, whatever the model runs in."""
+    x = x.detach()
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
