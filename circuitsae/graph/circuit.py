@@ -1,0 +1,404 @@
+"""`Circuit`: the traced graph, with its tables, paths, files and exports. Opening one needs no torch."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+import networkx as nx
+
+from circuitsae import names, registry
+from circuitsae.errors import GraphFileError, InputError, MissingExtraError, NodeError, UnknownNameError, near_matches
+from circuitsae.graph import labels as label_files
+from circuitsae.graph import reports, schema
+from circuitsae.graph.files import read_whole, write_whole
+from circuitsae.graph.schema import Attributes, Graph
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # pyright: ignore[reportMissingTypeStubs]
+
+_MAX_BYTES = 512 * 2**20
+
+
+class GraphPath(NamedTuple):
+    """A way through a circuit.
+
+    `share` is the product, over its edges u -> v, of |weight(u -> v)| / sum of |weight| over all of v's kept in-edges:
+    the part of the target's input that comes this way. `sign` is +1 where the first node pushes the last one up this
+    way, -1 where down: the product of the contributions' signs.
+    """
+
+    nodes: tuple[str, ...]
+    share: float
+    sign: int
+
+
+class Circuit:
+    """A circuit: a directed acyclic graph of features, error nodes, tokens, a bias node and the metric.
+
+    `graph` is a plain `networkx.DiGraph`, held to the contract of docs/format.md when the circuit is made and when it
+    is saved: keys parse, numbers are finite, there is no cycle. What follows from a node's key (`kind`, `site`,
+    `layer`, `index`, `position`) is filled in where it is missing, so that a graph of keys and weights is enough.
+
+    Raises:
+        InputError: The graph breaks the contract; the message names the node, edge or attribute.
+
+    >>> graph = nx.DiGraph()
+    >>> graph.add_edge("token@0", "blocks.0.hook_mlp_out/17@0", contribution=1.5, weight=-0.5)
+    >>> graph.add_edge("blocks.0.hook_mlp_out/17@0", "metric", contribution=0.75, weight=-0.75)
+    >>> circuit = Circuit(graph)
+    >>> circuit["blocks.0.hook_mlp_out/17@0"]["layer"]
+    0
+    >>> circuit.paths("token@0", "metric")
+    [GraphPath(nodes=('token@0', 'blocks.0.hook_mlp_out/17@0', 'metric'), share=1.0, sign=1)]
+    """
+
+    graph: Graph
+
+    def __init__(self, graph: Graph) -> None:
+        schema.normalise(graph)
+        self.graph = graph
+
+    # --- reading ---
+
+    def __len__(self) -> int:
+        return len(self.graph)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.graph
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.graph)
+
+    def __getitem__(self, key: str) -> Attributes:
+        """Returns a node's attributes.
+
+        Raises:
+            NodeError: The circuit has no such node; the message gives near matches.
+        """
+        self._require(key)
+        return self.graph.nodes[key]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether nodes, edges, and all attributes agree exactly; their order does not matter."""
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        return (
+            self.graph.graph == other.graph.graph
+            and {key: data for key, data in self.graph.nodes(data=True)}
+            == {key: data for key, data in other.graph.nodes(data=True)}
+            and {edge[:2]: edge[2] for edge in self.graph.edges(data=True)}
+            == {edge[:2]: edge[2] for edge in other.graph.edges(data=True)}
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def features(self) -> list[str]:
+        """The feature nodes' keys, as the model computes them."""
+        return self._of_kind("feature")
+
+    @property
+    def errors(self) -> list[str]:
+        """The error nodes' keys, as the model computes them."""
+        return self._of_kind("error")
+
+    @property
+    def tokens(self) -> list[str]:
+        """The token nodes' keys, in the prompt's order. Their text is in `circuit.graph.graph["tokens"]`."""
+        return self._of_kind("token")
+
+    @property
+    def prompt(self) -> str:
+        """The prompt as text; its tokens joined where it was given as token ids."""
+        prompt = self.graph.graph.get("prompt", "")
+        return prompt if isinstance(prompt, str) else "".join(self.graph.graph.get("tokens", []))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the saved form, in hexadecimal: equal for equal circuits of equal order."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def strongest(self, n: int = 10, kind: names.Kind | None = None) -> list[str]:
+        """Returns the keys of the `n` nodes of largest |effect|, largest first; nodes without an effect are left out.
+
+        Args:
+            n: How many at most.
+            kind: `"feature"`, `"error"` or `"token"`: only those. Features and error nodes by default.
+        """
+        kinds = ("feature", "error") if kind is None else (kind,)
+        found = [
+            (abs(float(data["effect"])), key)
+            for key, data in self.graph.nodes(data=True)
+            if "effect" in data and data["kind"] in kinds
+        ]
+        return [key for _, key in sorted(found, key=lambda item: (-item[0], names.sort_key(item[1])))[: max(n, 0)]]
+
+    def strongest_edges(self, n: int = 10) -> list[tuple[str, str]]:
+        """Returns the `n` edges of largest |weight|, largest first, as (source, target)."""
+        found = [(abs(float(data["weight"])), source, target) for source, target, data in self.graph.edges(data=True)]
+        found.sort(key=lambda item: (-item[0], names.sort_key(item[1]), names.sort_key(item[2])))
+        return [(source, target) for _, source, target in found[: max(n, 0)]]
+
+    def nodes_table(self) -> list[dict[str, Any]]:
+        """Returns a row per node (`node` and its attributes), largest |effect| first, those without an effect last."""
+        rows: list[dict[str, Any]] = [{"node": key, **data} for key, data in self.graph.nodes(data=True)]
+        rows.sort(key=lambda row: (-abs(row["effect"]) if "effect" in row else 1.0, names.sort_key(row["node"])))
+        return rows
+
+    def edges_table(self) -> list[dict[str, Any]]:
+        """Returns a row per edge (`source`, `target` and its attributes), largest |weight| first."""
+        rows: list[dict[str, Any]] = [
+            {"source": source, "target": target, **data} for source, target, data in self.graph.edges(data=True)
+        ]
+        rows.sort(key=lambda row: (-abs(row["weight"]), names.sort_key(row["source"]), names.sort_key(row["target"])))
+        return rows
+
+    def to_dataframe(self, what: Literal["nodes", "edges"] = "nodes") -> "DataFrame":
+        """Returns the table of nodes or of edges as a pandas DataFrame; what is not known is missing (NaN).
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+            UnknownNameError: `what` is neither "nodes" nor "edges".
+        """
+        tables = {"nodes": self.nodes_table, "edges": self.edges_table}
+        if what not in tables:
+            raise UnknownNameError("table", what, tables)
+        try:
+            import pandas  # pyright: ignore[reportMissingTypeStubs]
+        except ImportError:
+            raise MissingExtraError("Circuit.to_dataframe", "pandas", "dataframe") from None
+        columns = ["node", "kind", "site", "index", "position"] if what == "nodes" else ["source", "target"]
+        rows = tables[what]()
+        columns += [name for name in {name: None for row in rows for name in row} if name not in columns]
+        return pandas.DataFrame(rows, columns=columns)
+
+    # --- parts and ways ---
+
+    def subgraph(self, keys: Iterable[str]) -> "Circuit":
+        """Returns the circuit of some of the nodes, and the edges among them, as a copy of its own.
+
+        Its `kept` counts the nodes and edges it has; the shares of effect and of error that the whole circuit kept say
+        nothing about a part and are left out.
+
+        Raises:
+            NodeError: The circuit lacks one of the nodes.
+        """
+        wanted = list(keys)
+        for key in wanted:
+            self._require(key)
+        part = cast(Graph, nx.DiGraph())
+        # networkx' subgraph orders by a set; the circuit's own order is kept instead.
+        inside = set(wanted)
+        part.add_nodes_from((key, dict(data)) for key, data in self.graph.nodes(data=True) if key in inside)
+        part.add_edges_from(
+            (source, target, dict(data))
+            for source, target, data in self.graph.edges(data=True)
+            if source in inside and target in inside
+        )
+        part.graph.update(json.loads(json.dumps(self.graph.graph)))
+        kept = part.graph.get("kept")
+        if kept is not None:
+            shares = {name for name in kept if name.endswith("_share")}
+            part.graph["kept"] = {name: value for name, value in kept.items() if name not in shares}
+            part.graph["kept"].update(nodes=part.number_of_nodes(), edges=part.number_of_edges())
+        return Circuit(part)
+
+    def paths(self, source: str, target: str = names.METRIC, k: int = 5) -> list[GraphPath]:
+        """Returns the `k` strongest ways from one node to another, largest `share` first; see `GraphPath`.
+
+        Exact: one sweep over the graph in topological order keeps the k best ways into every node.
+        Cost: O(edges * k log k).
+
+        Raises:
+            NodeError: The circuit lacks one of the two nodes.
+        """
+        self._require(source)
+        self._require(target)
+        if k < 1:
+            raise InputError(f"k is {k}; expected at least one path.")
+        graph = self.graph
+        after = nx.descendants(graph, source)  # pyright: ignore[reportUnknownMemberType]
+        before = nx.ancestors(graph, target)  # pyright: ignore[reportUnknownMemberType]
+        between = after & (before | {target})
+        best: dict[str, list[GraphPath]] = {source: [GraphPath((source,), 1.0, 1)]}
+        for node in nx.topological_sort(graph):
+            if node not in between:
+                continue
+            edges = [(origin, data) for origin, _, data in graph.in_edges(node, data=True)]
+            total = math.fsum(abs(data["weight"]) for _, data in edges)
+            if total == 0:
+                continue
+            ways = [
+                GraphPath((*way.nodes, node), way.share * abs(data["weight"]) / total, way.sign * _sign(data))
+                for origin, data in edges
+                if data["weight"] != 0
+                for way in best.get(origin, [])
+            ]
+            best[node] = sorted(ways, key=lambda way: (-way.share, [names.sort_key(n) for n in way.nodes]))[:k]
+        return best.get(target, []) if source != target else best[source]
+
+    def with_labels(self, labels: Mapping[str, str] | str | os.PathLike[str]) -> "Circuit":
+        """Returns a copy whose features carry labels.
+
+        Args:
+            labels: Feature key to text, without a position (`"blocks.3.hook_mlp_out/17"`: wherever it is active) or
+                with one; or a CSV, JSON or JSONL file of such (`circuitsae.graph.labels.read_labels`).
+
+        Raises:
+            InputError: The file can't be read or holds no labels.
+        """
+        if not isinstance(labels, Mapping):
+            labels = label_files.read_labels(labels)
+        copy = self.subgraph(self.graph)
+        copy.graph.graph.update(self.graph.graph)
+        label_files.attach_labels(copy.graph, labels)
+        return copy
+
+    # --- files ---
+
+    def to_json(self) -> str:
+        """Returns the circuit in the format `circuitsae/1`: JSON in ASCII, one column to a line, floats exact.
+
+        Raises:
+            InputError: The graph has been changed since and breaks the contract.
+        """
+        schema.normalise(self.graph)
+        document = schema.to_document(self.graph)
+
+        def line(value: Any) -> str:
+            return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+        def block(columns: dict[str, list[Any]]) -> str:
+            return "{\n" + ",\n".join(f"{line(name)}:{line(column)}" for name, column in columns.items()) + "\n}"
+
+        parts = [
+            f'"schema":{line(document["schema"])}',
+            f'"graph":{line(document["graph"])}',
+            f'"nodes":{block(document["nodes"])}',
+            f'"edges":{block(document["edges"])}',
+        ]
+        return "{" + ",\n".join(parts) + "}\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Circuit":
+        """Returns the circuit that [to_json][circuitsae.graph.circuit.Circuit.to_json] wrote. The text may be a
+        stranger's: it is only ever data, and is checked as a whole.
+
+        Raises:
+            GraphFileError: The text is not JSON, not of this schema, of a newer one, or breaks the contract.
+        """
+        try:
+            document = json.loads(text)
+        except RecursionError:
+            raise GraphFileError("The circuit can't be read: its JSON is nested too deep.") from None
+        except (ValueError, UnicodeDecodeError) as error:
+            reason = str(error).split(";")[0].removesuffix(".")
+            raise GraphFileError(f"The circuit can't be read: it is not JSON ({reason}).") from None
+        try:
+            circuit = cls.__new__(cls)
+            circuit.graph = schema.from_document(document)
+        except (InputError, RecursionError) as error:
+            raise GraphFileError(f"The circuit can't be read: {error}") from None
+        return circuit
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the circuit in its own format, whole or not at all; `load` gives it back exactly.
+
+        Raises:
+            InputError: The path can't be written, or the graph breaks the contract.
+        """
+        write_whole({Path(path): self.to_json().encode("ascii")})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], max_bytes: int = _MAX_BYTES) -> "Circuit":
+        """Reads a saved circuit, checking all of it; nothing in the file is ever run.
+
+        Args:
+            path: A file that `save` (or `export` to JSON) wrote.
+            max_bytes: Larger files are refused.
+
+        Raises:
+            GraphFileError: The file can't be read, is too large, not JSON, not of this schema, of a newer one, or
+                breaks the contract (cycles, numbers that are not finite, unknown kinds, edges to nowhere).
+        """
+        path = Path(path)
+        try:
+            return cls.from_json(read_whole(path, max_bytes))
+        except GraphFileError as error:
+            raise GraphFileError(f"{str(path)!r}: {error}") from None
+        except InputError as error:
+            raise GraphFileError(str(error)) from None
+
+    def export(self, path: str | os.PathLike[str], format: str | None = None, **options: Any) -> tuple[Path, ...]:
+        """Writes the circuit in an exporter plugin's format and returns the files written, whole or not at all.
+
+        Args:
+            path: Where to. An exporter of several files puts its own endings in place of the suffix
+                (`c.csv`: `c.nodes.csv` and `c.edges.csv`).
+            format: An exporter's name; by the path's suffix when left out.
+            **options: Passed to the exporter.
+
+        Raises:
+            UnknownNameError: No exporter has that name or suffix.
+            InputError: The path can't be written.
+        """
+        path = Path(path)
+        plugin = _exporter_for(path.name) if format is None else registry.find("exporters", format)
+        schema.normalise(self.graph)
+        content = plugin.load()(self, **options)
+        if isinstance(content, Mapping):
+            suffix = str(plugin.extra.get("suffix", ""))
+            stem = path.name[: -len(suffix)] if suffix and path.name.lower().endswith(suffix) else path.name
+            parts = cast(Mapping[str, str | bytes], content)
+            files = {path.with_name(stem + ending): _as_bytes(part) for ending, part in parts.items()}
+        else:
+            files = {path: _as_bytes(cast(str | bytes, content))}
+        write_whole(files)
+        return tuple(files)
+
+    # --- showing ---
+
+    def report(self, n: int = 10) -> str:
+        """Returns a page of text: what was asked, what was kept, the `n` strongest nodes and edges."""
+        return reports.as_text(self, n)
+
+    def __str__(self) -> str:
+        return self.report()
+
+    def __repr__(self) -> str:
+        return f"<{reports.summary(self)[0]}: {reports.counts(self)}, {self.graph.number_of_edges():,} edges>"
+
+    def _repr_html_(self) -> str:
+        return reports.as_html(self)
+
+    def _of_kind(self, kind: str) -> list[str]:
+        return sorted((key for key, data in self.graph.nodes(data=True) if data["kind"] == kind), key=names.sort_key)
+
+    def _require(self, key: str) -> None:
+        if key not in self.graph:
+            near = near_matches(str(key)[:200], list(self.graph))
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"it has {len(self.graph):,} others."
+            raise NodeError(f"The circuit has no node {schema.shown(key)}; {hint}")
+
+
+def _exporter_for(name: str) -> registry.Plugin:
+    """Returns the exporter whose suffix ends the file's name; the longest such suffix wins."""
+    by_suffix = {str(p.extra["suffix"]): p for p in registry.plugins("exporters") if p.extra.get("suffix")}
+    fitting = [suffix for suffix in by_suffix if name.lower().endswith(suffix)]
+    if not fitting:
+        suffixes = ", ".join(sorted(by_suffix))
+        raise InputError(f"The name {name!r} tells no export format; end it in one of {suffixes}, or give format=.")
+    return by_suffix[max(fitting, key=len)]
+
+
+def _as_bytes(content: str | bytes) -> bytes:
+    return content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+
+
+def _sign(edge: Mapping[str, Any]) -> int:
+    """Returns the sign of an edge's contribution; +1 where it is not known."""
+    return -1 if edge.get("contribution", 1.0) < 0 else 1

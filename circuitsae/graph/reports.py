@@ -1,0 +1,110 @@
+"""A circuit as a page of text, and as the table that notebooks show."""
+
+import html
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from circuitsae.graph.circuit import Circuit
+
+_WORDS = {"feature": "feature", "error": "error node", "token": "token"}
+
+
+def summary(circuit: "Circuit") -> list[str]:
+    """Returns a line each on: what was traced, the metric and its value, the nodes kept, the edges kept."""
+    about = circuit.graph.graph
+    model = about.get("preset") or about.get("model", {}).get("name", "")
+    title = "Circuit" + (f" of {model}" if model else "") + (f" on {circuit.prompt!r}" if circuit.prompt else "")
+    lines = [title]
+    metric = about.get("metric", {})
+    if metric:
+        value = f" = {_number(about['metric_value'])}" if "metric_value" in about else ""
+        against = about.get("baseline_metric_value")
+        beside = "" if against is None else f" ({_number(against)} on the patch prompt)"
+        lines.append(f"metric: {metric.get('description') or metric.get('name', '')}{value}{beside}")
+    kept = about.get("kept", {})
+    parts: list[str] = []
+    if _is_count(kept.get("candidates")):
+        parts.append(f"of {kept['candidates']:,} candidates")
+    if isinstance(kept.get("effect_share"), int | float):
+        parts.append(f"holding {kept['effect_share']:.0%} of |effect|")
+    lines.append(f"nodes: {counts(circuit)}" + (f" ({', '.join(parts)})" if parts else ""))
+    of = f" (of {kept['edge_candidates']:,})" if _is_count(kept.get("edge_candidates")) else ""
+    lines.append(f"edges: {circuit.graph.number_of_edges():,}{of}")
+    return lines
+
+
+def counts(circuit: "Circuit") -> str:
+    """Returns how many features, error nodes and tokens there are, in words."""
+    kinds = [data["kind"] for _, data in circuit.graph.nodes(data=True)]
+    found = [(kinds.count(kind), word) for kind, word in _WORDS.items() if kind in kinds]
+    return ", ".join(f"{n:,} {word}{'' if n == 1 else 's'}" for n, word in found) or "no nodes"
+
+
+def as_text(circuit: "Circuit", n: int = 10) -> str:
+    """Returns the summary and tables of the `n` strongest nodes and edges."""
+    lines = summary(circuit)
+    nodes = [(key, circuit[key]) for key in circuit.strongest(n)]
+    if nodes:
+        header, align = ["strongest nodes", "token", "activation", "effect"], "<<>>"
+        columns = [
+            [key for key, _ in nodes],
+            [_quoted(data.get("token")) for _, data in nodes],
+            [_number(data.get("activation")) for _, data in nodes],
+            [_number(data.get("effect"), signed=True) for _, data in nodes],
+        ]
+        if any("measured_effect" in data for _, data in nodes):
+            header, align = [*header, "measured"], align + ">"
+            columns.append([_number(data.get("measured_effect"), signed=True) for _, data in nodes])
+        if any("label" in data for _, data in nodes):
+            header, align = [*header, "label"], align + "<"
+            columns.append([" ".join(data.get("label", "").split())[:80] for _, data in nodes])
+        lines += ["", *_table(header, columns, align)]
+    edges = [(*ends, circuit.graph.edges[ends]) for ends in circuit.strongest_edges(n)]
+    if edges:
+        columns = [
+            [source for source, _, _ in edges],
+            [f"-> {target}" for _, target, _ in edges],
+            [_number(data.get("contribution"), signed=True) for _, _, data in edges],
+            [_number(data["weight"], signed=True) for _, _, data in edges],
+        ]
+        lines += ["", *_table(["strongest edges", "", "contribution", "weight"], columns, "<<>>")]
+    return "\n".join(lines)
+
+
+def as_html(circuit: "Circuit", n: int = 10) -> str:
+    """Returns the summary and the table of the `n` strongest nodes as HTML; every text from outside is escaped."""
+    header = ["node", "token", "activation", "effect", "measured", "label"]
+    rows = [_html_cells(key, circuit[key]) for key in circuit.strongest(n)]
+    shown = [i for i, _ in enumerate(header) if any(row[i] for row in rows)]
+    head = "".join(f"<th>{header[i]}</th>" for i in shown)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(row[i])}</td>" for i in shown) + "</tr>" for row in rows)
+    about = "".join(f"<div>{html.escape(line)}</div>" for line in summary(circuit))
+    return f"<div>{about}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _html_cells(key: str, data: Mapping[str, Any]) -> list[str]:
+    signed = [_number(data.get(name), signed=True) for name in ("effect", "measured_effect")]
+    return [key, _quoted(data.get("token")), _number(data.get("activation")), *signed, data.get("label", "")]
+
+
+def _table(header: list[str], columns: list[list[str]], align: str) -> list[str]:
+    """Returns lines of columns, each as wide as its widest cell."""
+    widths = [max(map(len, [title, *column])) for title, column in zip(header, columns, strict=True)]
+    rows = [header, *map(list, zip(*columns, strict=True))]
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _quoted(token: str | None) -> str:
+    return "" if token is None else repr(token)
+
+
+def _number(value: float | None, signed: bool = False) -> str:
+    return "" if value is None else f"{value:{'+' if signed else ''}.3g}"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

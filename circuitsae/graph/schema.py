@@ -1,0 +1,366 @@
+"""What a circuit's graph may hold, and its file format `circuitsae/1` (docs/format.md).
+
+[normalise][circuitsae.graph.schema.normalise] holds a networkx graph to the contract: keys that parse, attributes that
+agree with their key, finite numbers, no cycle. [to_document][circuitsae.graph.schema.to_document] and
+[from_document][circuitsae.graph.schema.from_document] turn it into plain columns and back, exactly.
+"""
+
+import math
+import numbers
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import networkx as nx
+
+from circuitsae import names
+from circuitsae.errors import InputError
+
+if TYPE_CHECKING:
+    Graph: TypeAlias = nx.DiGraph[str]
+else:
+    Graph: TypeAlias = nx.DiGraph
+
+Attributes: TypeAlias = dict[str, Any]
+
+SCHEMA = "circuitsae/1"
+VERSION = 1
+NODE_NUMBERS = ("activation", "baseline", "effect", "measured_effect", "influence", "explained", "total")
+EDGE_NUMBERS = ("contribution", "weight")
+FROM_KEY = ("kind", "site", "layer", "index", "position")
+
+_LONGEST_KEY = 1_000
+_LARGEST_INDEX = 2**53 - 1  # what a JSON reader with double precision still tells apart
+_LARGEST_POSITION = 2**31 - 1
+_DEEPEST = 20
+
+
+def attributes_of(key: str) -> Attributes:
+    """Returns what follows from a node's key: `kind` and, where it has such, `site`, `layer`, `index`, `position`.
+
+    >>> attributes_of("blocks.3.hook_mlp_out/17@5")
+    {'kind': 'feature', 'site': 'blocks.3.hook_mlp_out', 'layer': 3, 'index': 17, 'position': 5}
+
+    Raises:
+        InputError: The key does not parse, is not in its canonical form, or names no single position.
+    """
+    if len(key) > _LONGEST_KEY:
+        raise InputError(f"The node key {shown(key)} has {len(key)} characters; {_LONGEST_KEY} are allowed.")
+    node = names.parse(key)
+    if node.position == "*":
+        raise InputError(f"The node key {key!r} stands for every position; a circuit's nodes have one, or none.")
+    if str(node) != key:
+        raise InputError(f"The node key {shown(key)} is not in its canonical form {str(node)!r}.")
+    if node.index is not None and node.index > _LARGEST_INDEX:
+        raise InputError(f"The node key {shown(key)} has an index over {_LARGEST_INDEX}.")
+    if node.position is not None and node.position > _LARGEST_POSITION:
+        raise InputError(f"The node key {shown(key)} has a position over {_LARGEST_POSITION}.")
+    layer = names.layer_of(node.site) if node.site else None
+    found = {"kind": node.kind, "site": node.site, "layer": layer, "index": node.index, "position": node.position}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def normalise(graph: Graph) -> None:
+    """Holds a graph to the contract, in place: fills in what follows from the keys, turns numpy's scalars and tuples
+    into Python's numbers and lists, and checks everything. Cost: one pass over nodes and edges.
+
+    Raises:
+        InputError: The graph is not a `networkx.DiGraph`, has a cycle, a key that does not parse, an attribute that
+            contradicts its key, a number that is not finite, or a value that JSON can't hold; the message names it.
+    """
+    if not isinstance(cast(object, graph), nx.DiGraph) or graph.is_multigraph():
+        raise InputError(f"A circuit wraps a networkx.DiGraph; got {type(graph).__name__}.")
+    _normalise_graph_attributes(graph)
+    n_tokens = len(graph.graph["tokens"]) if "tokens" in graph.graph else None
+    for key, data in graph.nodes(data=True):
+        if not isinstance(cast(object, key), str):
+            raise InputError(f"A circuit's node keys are strings; got {shown(key)}.")
+        _normalise_node(key, data, n_tokens)
+    for source, target, data in graph.edges(data=True):
+        _normalise_edge(graph, source, target, data)
+    if not nx.is_directed_acyclic_graph(graph):
+        found = cast(list[tuple[str, str]], nx.find_cycle(graph))  # pyright: ignore[reportUnknownMemberType]
+        cycle = [source for source, _ in found]
+        way = " -> ".join(shown(key) for key in [*cycle[:6], *(["..."] if len(cycle) > 6 else []), cycle[0]])
+        raise InputError(f"A circuit's graph has no cycles; this one has {way}.")
+
+
+def to_document(graph: Graph) -> dict[str, Any]:
+    """Returns a normalised graph as JSON-able columns; attributes that follow from the keys are left out."""
+    node_rows = cast(list[tuple[str, Attributes]], list(graph.nodes(data=True)))
+    row_of = {key: row for row, (key, _) in enumerate(node_rows)}
+    edge_rows = list(graph.edges(data=True))
+    nodes: dict[str, list[Any]] = {"key": [key for key, _ in node_rows]}
+    nodes.update(_columns([data for _, data in node_rows]))
+    derived = [attributes_of(key) for key, _ in node_rows]
+    for name in FROM_KEY:
+        if all(data.get(name) == known.get(name) for (_, data), known in zip(node_rows, derived, strict=True)):
+            nodes.pop(name, None)
+    edges: dict[str, list[Any]] = {
+        "source": [row_of[source] for source, _, _ in edge_rows],
+        "target": [row_of[target] for _, target, _ in edge_rows],
+    }
+    edges.update(_columns([data for _, _, data in edge_rows]))
+    attributes = {name: value for name, value in graph.graph.items() if name != "schema"}
+    return {"schema": SCHEMA, "graph": attributes, "nodes": nodes, "edges": edges}
+
+
+def from_document(document: object) -> Graph:
+    """Returns the graph that [to_document][circuitsae.graph.schema.to_document] took apart, checked.
+
+    Raises:
+        InputError: The document is not of this schema, of a newer version, or its contents break the contract.
+    """
+    if not isinstance(document, dict):
+        raise InputError(f"a saved circuit is a JSON object; this is {_json_name(document)}.")
+    parts = cast(dict[str, Any], document)
+    _check_version(parts)
+    for name in ("graph", "nodes", "edges"):
+        if not isinstance(parts.get(name), dict):
+            raise InputError(f"a saved circuit has an object {name!r}; here it is {_json_name(parts.get(name))}.")
+    graph: Graph = nx.DiGraph()
+    graph.graph.update(parts["graph"])
+    graph.graph["schema"] = SCHEMA
+    keys, nodes = _rows("nodes", "key", parts["nodes"])
+    for key, data in zip(keys, nodes, strict=True):
+        if not isinstance(key, str):
+            raise InputError(f"nodes.key holds {shown(key)}; expected strings.")
+        if key in graph:
+            raise InputError(f"the node {shown(key)} is there twice.")
+        graph.add_node(key, **data)
+    columns = dict(parts["edges"])
+    targets = columns.pop("target", None)
+    sources, edges = _rows("edges", "source", columns)
+    if not isinstance(targets, list) or len(cast(list[Any], targets)) != len(sources):
+        raise InputError(f"edges.target is no list of {len(sources)} rows, as edges.source is.")
+    for source, target, data in zip(sources, cast(list[Any], targets), edges, strict=True):
+        ends: list[str] = []
+        for name, row in (("source", source), ("target", target)):
+            if type(row) is not int or not 0 <= row < len(keys):
+                raise InputError(f"edges.{name} holds {shown(row)}; expected a row of nodes, 0 to {len(keys) - 1}.")
+            ends.append(keys[row])
+        if graph.has_edge(*ends):
+            raise InputError(f"the edge from {shown(ends[0])} to {shown(ends[1])} is there twice.")
+        graph.add_edge(*ends, **data)
+    normalise(graph)
+    return graph
+
+
+def shown(value: object) -> str:
+    """Returns a value as text for a message, cut where it is long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    try:
+        return short.repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a very large number"
+
+
+def _check_version(document: Mapping[str, Any]) -> None:
+    schema = document.get("schema")
+    family, _, version = schema.partition("/") if isinstance(schema, str) else ("", "", "")
+    if family != "circuitsae" or not (version.isascii() and version.isdigit() and len(version) < 10):
+        hint = ""
+        if {"metadata", "nodes", "links"} <= document.keys():
+            hint = " It looks like circuit-tracer's graph format, which load does not read."
+        elif {"directed", "nodes"} <= document.keys():
+            hint = " It looks like networkx's node-link format: networkx.node_link_graph reads it."
+        raise InputError(f"expected the schema {SCHEMA!r}; this file says {shown(schema)}.{hint}")
+    if int(version) > VERSION:
+        raise InputError(
+            f"it was written by a newer circuitsae (schema {shown(schema)}; this version reads up to {SCHEMA!r}): "
+            "pip install -U circuitsae."
+        )
+    if int(version) < 1:
+        raise InputError(f"there is no schema {shown(schema)}; this version reads {SCHEMA!r}.")
+
+
+def _columns(rows: list[Attributes]) -> dict[str, list[Any]]:
+    """Returns rows of attributes as columns, `None` where a row lacks the attribute; known attributes first."""
+    present = {name: None for row in rows for name in row}
+    order = [name for name in (*FROM_KEY, "token", "label", *NODE_NUMBERS, *EDGE_NUMBERS) if name in present]
+    order += sorted(name for name in present if name not in order)
+    return {name: [row.get(name) for row in rows] for name in order}
+
+
+def _rows(part: str, first: str, columns: Mapping[str, Any]) -> tuple[list[Any], list[Attributes]]:
+    """Returns the column `first` and, per row, the attributes that the other columns hold."""
+    for name, column in columns.items():
+        if not isinstance(column, list):
+            raise InputError(f"{part}.{shown(name)[1:-1]} is {_json_name(column)}; expected a list.")
+    if first not in columns:
+        raise InputError(f"{part!r} has no column {first!r}.")
+    leading = cast(list[Any], columns[first])
+    rows: list[Attributes] = [{} for _ in leading]
+    for name, column in columns.items():
+        if name == first:
+            continue
+        if len(column) != len(leading):
+            raise InputError(f"{part}.{shown(name)[1:-1]} has {len(column)} rows; {part}.{first} has {len(leading)}.")
+        for row, value in zip(rows, column, strict=True):
+            if value is not None:
+                row[name] = value
+    return leading, rows
+
+
+def _normalise_node(key: str, data: Attributes, n_tokens: int | None) -> None:
+    known = attributes_of(key)
+    for name, value in known.items():
+        given = data.setdefault(name, value)
+        if given != value or isinstance(given, bool):
+            if name == "layer":
+                continue  # a site's layer is the model's to say; only its type matters
+            raise InputError(f"Node {shown(key)} has {name}={shown(given)}, but its key says {value!r}.")
+    for name in ("site", "index", "position"):
+        if name in data and name not in known:
+            raise InputError(f"Node {shown(key)} has {name}={shown(data[name])}, but its key names none.")
+    if n_tokens is not None and known.get("position", -1) >= n_tokens:
+        raise InputError(f"Node {shown(key)} lies past the prompt's {n_tokens} tokens.")
+    _normalise_attributes(data, NODE_NUMBERS, lambda: f"node {shown(key)}", reserved=("key",))
+    for name in ("token", "label"):
+        if name in data and not isinstance(data[name], str):
+            raise InputError(f"Node {shown(key)} has {name}={shown(data[name])}; expected text.")
+    if "layer" in data and type(data["layer"]) is not int:
+        raise InputError(f"Node {shown(key)} has layer={shown(data['layer'])}; expected a whole number.")
+
+
+def _normalise_edge(graph: Graph, source: str, target: str, data: Attributes) -> None:
+    def where() -> str:
+        return f"edge {shown(source)} -> {shown(target)}"
+
+    if graph.nodes[target]["kind"] in ("token", "bias"):
+        raise InputError(f"The {where()} ends at a {graph.nodes[target]['kind']} node, which nothing acts on.")
+    if source == names.METRIC:
+        raise InputError(f"The {where()} starts at the metric, which acts on nothing.")
+    if "weight" not in data:
+        raise InputError(f"The {where()} has no weight.")
+    _normalise_attributes(data, EDGE_NUMBERS, where, reserved=("source", "target"))
+
+
+def _normalise_attributes(
+    data: Attributes, numeric: tuple[str, ...], where: Callable[[], str], reserved: tuple[str, ...]
+) -> None:
+    for name, value in data.items():
+        kind = cast(type[Any], type(value))
+        if kind is float:
+            if not math.isfinite(value):
+                raise InputError(f"The {where()} has {shown(name)[1:-1]}={value}; numbers in a circuit are finite.")
+        elif kind is str and name not in numeric:
+            pass
+        elif name in numeric:
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise InputError(f"The {where()} has {name}={shown(value)}; expected a number, or no such attribute.")
+            data[name] = _plain(value, where)
+        else:
+            if value is None:
+                raise InputError(f"The {where()} has {shown(name)[1:-1]}=None; what is not known is left out.")
+            data[name] = _plain(value, where)
+        if not isinstance(cast(object, name), str) or name in reserved:
+            raise InputError(f"The {where()} has an attribute {shown(name)}, a name that can't be used there.")
+
+
+def _normalise_graph_attributes(graph: Graph) -> None:
+    attributes = graph.graph
+    if attributes.setdefault("schema", SCHEMA) != SCHEMA:
+        raise InputError(f"The graph says schema={shown(attributes['schema'])}; this version knows {SCHEMA!r}.")
+    for name, value in list(attributes.items()):
+        if not isinstance(cast(object, name), str):
+            raise InputError(f"The graph has an attribute {shown(name)}; names are strings.")
+        attributes[name] = _plain(value, lambda: "graph")
+        expected, fits = _GRAPH_ATTRIBUTES.get(name, ("", _anything))
+        if not fits(attributes[name]):
+            raise InputError(f"The graph has {name}={shown(value)}; expected {expected}.")
+
+
+def _plain(value: Any, where: Callable[[], str], depth: int = 0) -> Any:
+    """Returns a value in JSON's own types: text, whole numbers, finite numbers, truth values, null, lists, objects."""
+    kind = cast(type[Any], type(value))
+    if value is None or kind is str or kind is bool or kind is int:
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        if not math.isfinite(value):
+            raise InputError(f"The {where()} holds {float(value)}; numbers in a circuit are finite.")
+        return float(value)
+    if isinstance(value, str):
+        return str(value)
+    if depth >= _DEEPEST:
+        raise InputError(f"The {where()} holds lists or objects nested over {_DEEPEST} deep.")
+    if isinstance(value, list | tuple):
+        return [_plain(item, where, depth + 1) for item in cast(Iterable[Any], value)]
+    if isinstance(value, Mapping):
+        plain: dict[str, Any] = {}
+        for name, item in cast(Mapping[Any, Any], value).items():
+            if not isinstance(name, str):
+                raise InputError(f"The {where()} holds an object with the name {shown(name)}; names are strings.")
+            plain[name] = _plain(item, where, depth + 1)
+        return plain
+    raise InputError(f"The {where()} holds {shown(value)} ({kind.__name__}), which JSON can't.")
+
+
+def _json_name(value: object) -> str:
+    kinds: dict[type[Any], str] = {dict: "an object", list: "a list", str: "text", bool: "a truth value"}
+    if value is None:
+        return "missing"
+    return kinds.get(type(value), "a number")
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in cast(list[Any], value))
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_number(item) for item in cast(list[Any], value))
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_metric(value: Any) -> bool:
+    return _is_object(value) and all(isinstance(value.get(name, ""), str) for name in ("name", "description"))
+
+
+def _is_token_shares(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, list) and len(cast(list[Any], row)) == 2 and isinstance(row[0], str) and _is_number(row[1])
+        for row in cast(list[Any], value)
+    )
+
+
+_TEXT = ("text", _is_text)
+_GRAPH_ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "package_version": _TEXT,
+    "created": _TEXT,
+    "model": ("an object with the model's name", lambda value: _is_object(value) and _is_text(value.get("name", ""))),
+    "preset": ("text, or null", lambda value: value is None or _is_text(value)),
+    "dictionaries": (
+        "a list of objects",
+        lambda value: isinstance(value, list) and all(map(_is_object, cast(list[Any], value))),
+    ),
+    "sites": ("a list of site ids", _is_texts),
+    "prompt": ("text, or token ids", lambda value: _is_text(value) or _is_numbers(value)),
+    "tokens": ("a list of texts", _is_texts),
+    "token_ids": ("a list of whole numbers", _is_numbers),
+    "patch": ("text, token ids or null", lambda value: value is None or _is_text(value) or _is_numbers(value)),
+    "patch_tokens": ("a list of texts", lambda value: value is None or _is_texts(value)),
+    "metric": ("an object with name and description", _is_metric),
+    "metric_value": ("a number", _is_number),
+    "baseline_metric_value": ("a number, or null", lambda value: value is None or _is_number(value)),
+    "top_tokens": ("a list of [token, probability]", _is_token_shares),
+    "options": ("an object", _is_object),
+    "kept": ("an object", _is_object),
+}
