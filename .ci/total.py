@@ -1,4 +1,4 @@
-"""Prints one closing line for several pytest runs: `total: N passed, N failed, N skipped`. Usage: total.py JUNIT.xml ..."""
+"""Prints one closing line for several pytest runs: `total: N passed, N failed, N skipped`; arguments: JUnit files."""
 
 import sys
 from xml.etree import ElementTree

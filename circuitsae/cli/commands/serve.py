@@ -1,0 +1,40 @@
+"""`circuitsae serve`: the app, in the browser."""
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+
+from circuitsae.cli import options
+from circuitsae.cli.output import Console
+from circuitsae.errors import CircuitsaeError, MissingExtraError
+
+DESCRIPTION = """\
+Starts the app, which needs the extra 'app': trace, look at the circuit, ablate a node. Ctrl-C stops it.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.description = DESCRIPTION
+    parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen at (%(default)s)")
+    parser.add_argument("--port", type=options.positive, metavar="N", help="port (the first free one from 7860)")
+    parser.add_argument("--no-browser", action="store_true", help="don't open a browser")
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Starts the app and waits for its end.
+
+    Raises:
+        MissingExtraError: gradio is not installed.
+        CircuitsaeError: The app ended with an error.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise MissingExtraError("'circuitsae serve'", "gradio", "app")
+    # A process of its own: the package knows nothing of its app.
+    command = [sys.executable, "-m", "gradio_app", "--host", args.host]
+    command += ["--port", str(args.port)] if args.port is not None else []
+    command += ["--no-browser"] if args.no_browser else []
+    status = subprocess.run(command).returncode
+    if status:
+        raise CircuitsaeError(f"The app ended with status {status}.")

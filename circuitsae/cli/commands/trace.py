@@ -1,0 +1,89 @@
+"""`circuitsae trace`: from a prompt and an answer to a circuit."""
+
+import argparse
+
+from circuitsae.cli import models, options
+from circuitsae.cli.output import Console
+
+DESCRIPTION = """\
+Traces the circuit behind a model's answer: which dictionary features act on it and on each other, and by how much.
+
+An effect is the change of the metric when a node is set to its baseline. It is predicted for every node from one
+backward pass and, for the --measure N strongest, also measured, by really ablating each.
+"""
+
+EXAMPLES = """\
+examples:
+  circuitsae trace "When Mary and John went to the store, John gave a drink to" --answer " Mary" --foil " John"
+  circuitsae trace "The keys to the cabinet" --answer " are" --foil " is" --measure 16 -o keys.json --html keys.html
+  circuitsae trace "The keys to the cabinet" --patch "The key to the cabinet" --answer " are" --foil " is"
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.description, parser.epilog = DESCRIPTION, EXAMPLES
+    options.add_task(parser)
+    options.add_model(parser)
+    options.add_attribution(parser)
+    graph = parser.add_argument_group("graph")
+    graph.add_argument(
+        "--linearisation", default="gradient", metavar="NAME", help="of edges: gradient (default) or frozen"
+    )
+    graph.add_argument(
+        "--max-nodes", type=options.positive, default=256, metavar="N", help="nodes kept at most (%(default)s)"
+    )
+    graph.add_argument("--node-threshold", type=float, metavar="X", help="drop nodes of a smaller |effect|")
+    graph.add_argument("--edge-threshold", type=float, metavar="X", help="drop edges of a smaller |weight|")
+    graph.add_argument("--prune", default="top-k", metavar="NAME", help="top-k (default), threshold, none or another")
+    graph.add_argument(
+        "--measure", type=options.positive, default=0, metavar="N", help="ablate the N strongest nodes, one at a time"
+    )
+    result = parser.add_argument_group("result")
+    result.add_argument(
+        "-o",
+        "--output",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="write the circuit; format by suffix; repeatable",
+    )
+    result.add_argument("--html", metavar="FILE", help="write the circuit as one page that opens from disk")
+    result.add_argument("--top", type=options.positive, default=10, metavar="N", help="rows to show (%(default)s)")
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Traces, writes, shows."""
+    outputs = [(path, options.format_of(path)) for path in args.output]
+    if args.html:
+        outputs.append((args.html, "html"))
+    for path, _ in outputs:
+        options.check_writable(path)
+    models.start_torch(args)
+    task = options.task_of(args)
+    with console.progress() as progress:
+        spliced = models.spliced_of(args, console, progress)
+
+        import circuitsae
+
+        circuit = circuitsae.trace(
+            spliced,
+            task,
+            method=args.method,
+            baseline=args.baseline,
+            gradient=args.gradient,
+            linearisation=args.linearisation,
+            max_nodes=args.max_nodes,
+            node_threshold=args.node_threshold,
+            edge_threshold=args.edge_threshold,
+            prune=None if args.prune == "none" else args.prune,
+            measure=args.measure,
+            progress=progress,
+            **options.method_options(args),
+        )
+    written = [file for path, name in outputs for file in circuit.export(path, format=name)]
+    if console.as_json:
+        console.print(circuit.to_json().rstrip())
+    else:
+        console.report(circuit.report(args.top))
+    console.wrote(written)

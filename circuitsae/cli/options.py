@@ -1,0 +1,178 @@
+"""Options that several commands share, and what they become: a task, a method's parameters, files to write."""
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuitsae import registry
+from circuitsae.errors import InputError, TaskError
+
+if TYPE_CHECKING:
+    from circuitsae.task.task import Task
+
+
+def add_task(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """Adds the prompt and what is asked about it."""
+    parser.add_argument(
+        "prompt", nargs="?" if optional else None, help="the text that the model continues", metavar="PROMPT"
+    )
+    group = parser.add_argument_group("question")
+    group.add_argument("--answer", metavar="TOKEN", help='the continuation to explain, one token, such as " Mary"')
+    group.add_argument("--foil", metavar="TOKEN", help="the continuation to set against it")
+    group.add_argument("--patch", metavar="PROMPT", help="a counterfactual prompt of as many tokens")
+    group.add_argument(
+        "--metric", metavar="NAME", help="logit-diff (default with a foil), logit (default without), or another"
+    )
+    group.add_argument("--position", type=int, metavar="N", help="position at which the answer is read (the last)")
+    group.add_argument(
+        "--metric-option", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the metric"
+    )
+    group.add_argument(
+        "--token-ids", action="store_true", help="prompt, patch, answer and foil are token ids, as in '12 7 301'"
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds the model and its dictionaries."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--preset", metavar="NAME", help="a name from 'circuitsae presets' (smollm2, else tiny)")
+    group.add_argument("--model", metavar="NAME|FOLDER", help="a model, in place of a preset's")
+    group.add_argument(
+        "--dictionary", action="append", default=[], metavar="FOLDER", help="a dictionary for --model; repeatable"
+    )
+    group.add_argument(
+        "--sites", nargs="+", metavar="SITE", help="attach dictionaries only here, such as blocks.7.hook_resid_post"
+    )
+    group.add_argument(
+        "--skip-positions", nargs="*", type=int, metavar="N", help="positions at which no dictionary is applied"
+    )
+    group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 ...")
+    group.add_argument("--dtype", choices=["float32", "float64", "bfloat16", "float16"], help="the model's arithmetic")
+    group.add_argument("--threads", type=positive, metavar="N", help="CPU threads")
+
+
+def add_attribution(parser: argparse.ArgumentParser) -> None:
+    """Adds how effects are computed."""
+    group = parser.add_argument_group("attribution")
+    group.add_argument("--method", default="attribution-patching", metavar="NAME", help="%(default)s, or another")
+    group.add_argument("--steps", type=positive, metavar="N", help="points on the line, for integrated-gradients")
+    group.add_argument(
+        "--method-option", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the method"
+    )
+    group.add_argument(
+        "--baseline", metavar="NAME", help="what an ablated node is set to: zero, patch (default with --patch) or mean"
+    )
+    group.add_argument(
+        "--gradient", default="pass-through", metavar="NAME", help="pass-through (default) or through-dictionary"
+    )
+
+
+def positive(text: str) -> int:
+    """Returns a whole number of at least one."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too small; expected at least 1")
+    return value
+
+
+def task_of(args: argparse.Namespace) -> "Task":
+    """Returns the task that the options describe.
+
+    Raises:
+        InputError: No prompt or no answer, a metric that needs more, or ids that are not numbers.
+    """
+    from circuitsae.task.task import Task
+
+    if args.prompt is None:
+        raise InputError('No prompt was given; expected one, such as "The keys to the cabinet".')
+    read = _ids if args.token_ids else str
+    patch = None if args.patch is None else read(args.patch)
+    return Task(read(args.prompt), metric=_metric_of(args), patch=patch)
+
+
+def _metric_of(args: argparse.Namespace) -> Any:
+    name = args.metric or ("logit" if args.foil is None else "logit-diff")
+    metric = registry.get("metrics", name)
+    given: dict[str, Any] = {"answer": args.answer, "foil": args.foil, "position": args.position}
+    if args.token_ids:
+        given |= {k: _ids(given[k])[0] for k in ("answer", "foil") if given[k] is not None}
+    given = {k: v for k, v in given.items() if v is not None} | pairs(args.metric_option, "--metric-option")
+    fields = {f.name: f for f in dataclasses.fields(metric) if f.init}
+    for option in given:
+        if option not in fields:
+            raise InputError(f"The metric {name!r} has no {option!r}; it takes {', '.join(fields) or 'nothing'}.")
+    for field in fields.values():
+        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if needed and field.name not in given:
+            flag = f"--{field.name}" if field.name in ("answer", "foil") else f"--metric-option {field.name}=..."
+            hint = ' such as --answer " Mary"' if field.name == "answer" else ""
+            raise InputError(f"The metric {name!r} needs {flag}{hint}.")
+    return metric(**given)
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        ids = [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise TaskError(f"{text!r} are not token ids; expected whole numbers, as in '12 7 301'.") from None
+    if not ids:
+        raise TaskError("The prompt is empty; expected at least one token id.")
+    return ids
+
+
+def pairs(texts: Sequence[str], flag: str) -> dict[str, Any]:
+    """Returns `NAME=VALUE` texts as a dict; a value that reads as JSON is that, any other is text.
+
+    Raises:
+        InputError: A text without `=`.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"{flag} {text!r} can't be read; expected NAME=VALUE.")
+        try:
+            found[name.strip().replace("-", "_")] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name.strip().replace("-", "_")] = value
+    return found
+
+
+def method_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the options that only the chosen method takes."""
+    options = pairs(args.method_option, "--method-option")
+    return options if args.steps is None else {"steps": args.steps, **options}
+
+
+def format_of(path: str) -> str:
+    """Returns the export format that a file's name tells, before anything is computed for it.
+
+    Raises:
+        InputError: No exporter has such a suffix; the message lists those there are.
+    """
+    suffixes = {str(p.extra["suffix"]): p.name for p in registry.plugins("exporters") if p.extra.get("suffix")}
+    fitting = [suffix for suffix in suffixes if path.lower().endswith(suffix)]
+    if not fitting:
+        raise InputError(
+            f"The file name {path!r} tells no format; expected it to end in {', '.join(sorted(suffixes))}."
+        )
+    return suffixes[max(fitting, key=len)]
+
+
+def check_writable(path: str) -> None:
+    """Says that a file can't be written before the work is done for it, not after.
+
+    Raises:
+        InputError: Its folder is missing or closed to us, or it is a folder itself.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise InputError(f"Can't write {path!r}: it is a folder; name a file in it.")
+    if not file.parent.is_dir():
+        raise InputError(f"Can't write {path!r}: there is no folder {str(file.parent)!r}; make it first.")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise InputError(f"Can't write {path!r}: permission denied.")

@@ -1,0 +1,1 @@
+"""The Gradio app: calls circuitsae and shows what it gives. `python -m gradio_app` starts it."""
