@@ -18,14 +18,14 @@ _COLUMNS = ["node", "token", "activation", "effect", "label"]
 _one_at_a_time = threading.Lock()
 
 
-def serve(preset: str | None = None, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> None:
+def serve(preset: str | None = None, host: str = "127.0.0.1", port: int | None = None, browser: bool = False) -> None:
     """Starts the app and stays until it is stopped.
 
     Raises:
         UnknownNameError: No preset is called that.
     """
     demo = build(find_preset(preset).name if preset else default_preset().name)
-    demo.launch(server_name=host, server_port=port, share=share, ssr_mode=False)
+    demo.launch(server_name=host, server_port=port, inbrowser=browser, share=False, ssr_mode=False)
 
 
 def build(preset: str) -> gr.Blocks:
