@@ -45,6 +45,19 @@ ROWS: tuple[Row, ...] = (
     ),
     # pruners
     # exporters
+    Row("exporters", "json", "circuitsae.export.formats:as_json", "circuitsae's own, read back", {"suffix": ".json"}),
+    Row(
+        "exporters",
+        "node-link",
+        "circuitsae.export.formats:as_node_link",
+        "networkx's node-link JSON",
+        {"suffix": ".node-link.json"},
+    ),
+    Row("exporters", "graphml", "circuitsae.export.formats:as_graphml", "Gephi, yEd, igraph", {"suffix": ".graphml"}),
+    Row("exporters", "gexf", "circuitsae.export.formats:as_gexf", "Gephi", {"suffix": ".gexf"}),
+    Row("exporters", "dot", "circuitsae.export.formats:as_dot", "Graphviz", {"suffix": ".dot"}),
+    Row("exporters", "csv", "circuitsae.export.formats:as_csv", "tables of nodes and of edges", {"suffix": ".csv"}),
+    Row("exporters", "html", "circuitsae.export.formats:as_html", "an interactive page of its own", {"suffix": ".html"}),
     # labels
     # presets
 )
