@@ -30,10 +30,10 @@ from torch import Tensor
 from circuitsae.dictionaries.active import Encoding, SparseFeatures
 from circuitsae.dictionaries.architectures import ARCHITECTURES, IDENTITY, Architecture, Entries
 from circuitsae.dictionaries.cache import CACHE
-from circuitsae.dictionaries.config import DictionaryConfig, check_tensors, parse_config
+from circuitsae.dictionaries.config import SETTINGS, DictionaryConfig, check_tensors, parse_config
 from circuitsae.dictionaries.normalisation import Normalised, normalised
 from circuitsae.dictionaries.weights import MemoryWeights, Weights
-from circuitsae.errors import DictionaryError, InputError
+from circuitsae.errors import DictionaryError, InputError, UnknownNameError
 
 BLOCK_BYTES = 64 << 20
 """Bound on a dense block of pre-activations [row, feature]; longer prompts are encoded in several."""
@@ -102,8 +102,12 @@ class Dictionary:
             **cfg: Further settings by SAELens' names: k, normalize_activations, apply_b_dec_to_input, prepend_bos, ...
 
         Raises:
-            DictionaryError: A setting or a tensor is missing, unknown, or of the wrong shape.
+            UnknownNameError: A setting has no such name.
+            DictionaryError: A setting or a tensor is missing or not possible, or a tensor is of the wrong shape.
         """
+        for name in cfg:
+            if name not in SETTINGS:
+                raise UnknownNameError("setting of a dictionary", name, SETTINGS)
         prepend_bos = cfg.pop("prepend_bos", True)
         metadata = {"sae_lens_version": "6", "prepend_bos": prepend_bos, **cfg.pop("metadata", {})}
         config = parse_config(
@@ -411,7 +415,7 @@ class Dictionary:
         b_dec = self._cached("b_dec", normal.x.dtype, normal.x.device).reshape(-1, 1, self.d_out)
         scale = self._output_scale(normal)
         if scale is None:
-            return tuple(b_dec)
+            return tuple(b_dec.clone())  # an encoding must not hold a mapped file
         return (b_dec[0] * scale if normal.shift is None else b_dec[0] * scale + normal.shift,)
 
     def _features(self, z: Tensor) -> SparseFeatures:

@@ -16,6 +16,12 @@ from circuitsae.dictionaries.normalisation import NORMALISATIONS
 from circuitsae.dictionaries.weights import Weights
 from circuitsae.errors import DictionaryError
 
+SETTINGS = (
+    "k", "apply_b_dec_to_input", "normalize_activations", "reshape_activations", "rescale_acts_by_decoder_norm",
+    "prepend_bos", "metadata",
+)  # fmt: skip
+"""What may be said of a dictionary beside its architecture, hook points and weights."""
+
 _RENAMED = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
 _METADATA = {
     "model_name", "model_class_name", "model_from_pretrained_kwargs", "hook_name", "hook_name_out", "hook_names_out",

@@ -13,7 +13,7 @@ from circuitsae.dictionaries.architectures import ARCHITECTURES
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.config import parse_config
 from circuitsae.dictionaries.reader import CONFIG, read_folder, save_folder
-from circuitsae.errors import DictionaryError
+from circuitsae.errors import DictionaryError, UnknownNameError
 from tests.dictionaries.reference import random_dictionary, random_input, random_tensors
 
 NEW: dict[str, Any] = {
@@ -97,6 +97,11 @@ def test_every_architecture_in_the_table_works(architecture: str) -> None:
     x = random_input()
     for out in range(len(dictionary.hook_outs)):
         assert dictionary.decode(dictionary.encode(x), x, out).shape == (9, dictionary.d_out)
+
+
+def test_a_misspelt_setting_is_not_ignored() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'normalize_activations'"):
+        random_dictionary("standard", normalise_activations="layer_norm")
 
 
 def test_a_tensor_too_many_points_to_the_architecture_that_has_it() -> None:

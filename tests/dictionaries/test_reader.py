@@ -197,12 +197,12 @@ def test_release_lets_go_of_the_file_and_reading_goes_on(tmp_path: Path) -> None
     save_folder(random_dictionary("standard", dtype=torch.float32), tmp_path)
     dictionary = read_folder(tmp_path)
     x = random_input(dtype=torch.float32)
-    before = dictionary.encode(x).features
+    before = dictionary.encode(x)  # kept, and yet holds nothing of the file
     assert str(tmp_path) in Path("/proc/self/maps").read_text() or not Path("/proc/self/maps").exists()
     dictionary.release()
     if Path("/proc/self/maps").exists():
         assert str(tmp_path) not in Path("/proc/self/maps").read_text()
-    assert torch.equal(dictionary.encode(x).features.values, before.values)
+    assert torch.equal(dictionary.encode(x).features.values, before.features.values)
 
 
 def test_a_file_that_changed_under_us_is_not_read(tmp_path: Path) -> None:
