@@ -34,7 +34,7 @@ $(VENV)/.extras-$(EXTRAS): $(VENV)/.package
 
 demo: $(VENV)/.package ## trace an indirect-object prompt on SmolLM2-135M; leaves demo/circuit.json and demo/circuit.html
 	@mkdir -p demo
-	$(BIN)/circuitsae trace "When Mary and John went to the store, John gave a drink to" --answer " Mary" --foil " John" \
+	$(BIN)/circuitsae trace --preset smollm2 "When Mary and John went to the store, John gave a drink to" --answer " Mary" --foil " John" \
 	  --measure 16 --output demo/circuit.json --html demo/circuit.html
 	@echo
 	@echo "The circuit lies in $(CURDIR)/demo/circuit.json; open $(CURDIR)/demo/circuit.html in a browser to see it."
@@ -51,7 +51,7 @@ fix: $(VENV)/.extras-$(EXTRAS) ## format, mend what can be mended, write the gen
 check: $(VENV)/.extras-$(EXTRAS) ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-cache
 
 docs: $(VENV)/.extras-$(EXTRAS) ## build the documentation into site/

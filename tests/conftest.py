@@ -11,6 +11,14 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples in every run, and no deadline: a busy machine is no bug. HYPOTHESIS_PROFILE=search looks for new ones.
+settings.register_profile("steady", deadline=None, derandomize=True, database=None)
+settings.register_profile("search", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+collect_ignore = ["plugin_template"]  # a distribution of its own, tested once installed: tests/contract/test_plugins.py
 
 
 @pytest.fixture(autouse=True, scope="session")
