@@ -1,0 +1,200 @@
+// The circuit as typed columns, and the questions the drawing asks of it. No DOM here.
+
+const MINUS = "\u2212";
+
+/** A number with three significant digits and a true minus sign; a sign always when `signed`. */
+function format(value, signed = false) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "\u2013";
+  const size = Math.abs(value);
+  let text;
+  if (size === 0) text = "0";
+  else if (size >= 1e5 || size < 1e-4) text = size.toExponential(1).replace("e+", "e").replace("-", MINUS);
+  else if (size >= 1000) text = Math.round(size).toLocaleString("en-US");
+  else text = String(Number(size.toPrecision(3)));
+  if (value < 0) return MINUS + text;
+  return signed && size > 0 ? "+" + text : text;
+}
+
+function percent(share) {
+  if (!Number.isFinite(share)) return "\u2013";
+  const value = 100 * share;
+  if (value > 0 && value < 0.1) return "<0.1%";
+  return (value < 10 ? Number(value.toFixed(1)) : Math.round(value)) + "%";
+}
+
+function count(n) {
+  return n.toLocaleString("en-US");
+}
+
+function plural(n, word, words = word + "s") {
+  return `${count(n)} ${n === 1 ? word : words}`;
+}
+
+/** A token's text with what can't be seen made visible; its spaces stay. */
+function visible(text) {
+  return text.replace(/\r?\n/g, "\u23ce").replace(/\t/g, "\u21e5").replace(/[\u0000-\u001f\u007f]/g, "\ufffd");
+}
+
+function quoted(text) {
+  return `\u201c${visible(text)}\u201d`;
+}
+
+/** Cuts a text by whole characters, never through a surrogate pair. */
+function cut(text, length) {
+  const characters = Array.from(text);
+  return characters.length <= length ? text : characters.slice(0, length - 1).join("") + "\u2026";
+}
+
+class Circuit {
+  constructor(payload) {
+    if (!payload || payload.schema !== "circuitsae-view/1") {
+      throw new Error("This is no circuit for this drawing: its schema is not circuitsae-view/1.");
+    }
+    const { nodes, edges } = payload;
+    this.about = payload;
+    this.tokens = payload.tokens || [];
+    this.sites = payload.sites || [];
+    this.n = nodes.kind.length;
+    this.kind = nodes.kind.map((place) => payload.kinds[place]);
+    this.site = nodes.site;
+    this.index = nodes.index;
+    this.position = nodes.position.map((p) => (p < Math.max(this.tokens.length, 1) && this.tokens.length ? p : -1));
+    const numbers = (name) => Float64Array.from(nodes[name] || new Array(this.n).fill(null), (v) => (v === null ? NaN : v));
+    this.activation = numbers("activation");
+    this.effect = numbers("effect");
+    this.measured = numbers("measured_effect");
+    this.influence = numbers("influence");
+    this.explained = numbers("explained");
+    this.total = numbers("total");
+    this.baseline = numbers("baseline");
+    this.label = nodes.label || new Array(this.n).fill(null);
+    // Rows of one layer need its part's name ("L3 mlp") only where a layer has several.
+    const perLayer = new Map();
+    for (const site of this.sites) perLayer.set(site.layer, (perLayer.get(site.layer) || 0) + 1);
+    this.manyParts = Math.max(0, ...perLayer.values()) > 1;
+    this.key = Array.from({ length: this.n }, (_, i) => this.keyOf(i, nodes.position[i]));
+    this.row = new Map(this.key.map((key, i) => [key, i]));
+
+    const m = edges.weight.length;
+    this.m = m;
+    const order = Array.from({ length: m }, (_, e) => e);
+    order.sort((a, b) => Math.abs(edges.weight[b]) - Math.abs(edges.weight[a]) || a - b);
+    // Edges are held strongest first, so that an edge's number is its rank.
+    this.source = Int32Array.from(order, (e) => edges.source[e]);
+    this.target = Int32Array.from(order, (e) => edges.target[e]);
+    this.weight = Float64Array.from(order, (e) => edges.weight[e]);
+    this.contribution = Float64Array.from(order, (e) => (edges.contribution[e] === null ? NaN : edges.contribution[e]));
+    this.ins = Array.from({ length: this.n }, () => []);
+    this.outs = Array.from({ length: this.n }, () => []);
+    this.inWeight = new Float64Array(this.n);
+    this.outWeight = new Float64Array(this.n);
+    this.inContribution = new Float64Array(this.n);
+    for (let e = 0; e < m; e += 1) {
+      const size = Math.abs(this.weight[e]);
+      this.outs[this.source[e]].push(e);
+      this.ins[this.target[e]].push(e);
+      this.outWeight[this.source[e]] += size;
+      this.inWeight[this.target[e]] += size;
+      this.inContribution[this.target[e]] += Math.abs(this.contribution[e]) || 0;
+    }
+    this.largestWeight = m ? Math.abs(this.weight[0]) : 0;
+
+    const ranked = this.effect.some((v) => !Number.isNaN(v)) ? this.effect : this.influence.some((v) => !Number.isNaN(v)) ? this.influence : this.outWeight;
+    this.strengthName = ranked === this.effect ? "|effect|" : ranked === this.influence ? "influence" : "|weight|";
+    this.strength = Float64Array.from(ranked, (v) => Math.abs(v) || 0);
+    this.choosable = [];
+    for (let i = 0; i < this.n; i += 1) if (this.kind[i] === "feature" || this.kind[i] === "error") this.choosable.push(i);
+    this.choosable.sort((a, b) => this.strength[b] - this.strength[a] || a - b);
+    this.rank = new Int32Array(this.n).fill(-1);
+    this.choosable.forEach((i, rank) => (this.rank[i] = rank));
+    this.totalStrength = this.choosable.reduce((sum, i) => sum + this.strength[i], 0);
+    this.largestStrength = this.choosable.length ? this.strength[this.choosable[0]] : 0;
+    this.metric = this.kind.indexOf("metric");
+    this.bias = this.kind.indexOf("bias");
+
+    this.places = new Map(); // the same feature at its positions
+    for (let i = 0; i < this.n; i += 1) {
+      if (this.kind[i] !== "feature") continue;
+      const id = `${this.site[i]}/${this.index[i]}`;
+      if (!this.places.has(id)) this.places.set(id, []);
+      this.places.get(id).push(i);
+    }
+  }
+
+  keyOf(i, position) {
+    const at = position < 0 ? "" : `@${position}`;
+    const kind = this.kind[i];
+    if (kind === "token") return `token${at}`;
+    if (kind === "feature") return `${this.sites[this.site[i]].id}/${this.index[i]}${at}`;
+    if (kind === "error") return `${this.sites[this.site[i]].id}/error${at}`;
+    return kind;
+  }
+
+  siteName(i) {
+    const site = this.sites[this.site[i]];
+    if (!site) return "";
+    if (site.layer === null || site.layer === undefined) return site.part;
+    return this.manyParts ? `L${site.layer} ${site.part}` : `L${site.layer}`;
+  }
+
+  /** The short name that fits beside a node: L12/421, L12 error, a quoted token. */
+  name(i) {
+    const kind = this.kind[i];
+    if (kind === "feature") return `${this.siteName(i)}/${this.index[i]}`;
+    if (kind === "error") return `${this.siteName(i)} error`;
+    if (kind === "token") return this.tokenAt(i) ? quoted(this.tokenAt(i)) : "token";
+    return kind;
+  }
+
+  tokenAt(i) {
+    return this.position[i] >= 0 ? this.tokens[this.position[i]] : "";
+  }
+
+  /** Where a node stands: its position and token; empty for those that stand nowhere. */
+  place(i) {
+    if (this.position[i] < 0) return "";
+    return this.kind[i] === "token" ? `position ${this.position[i]}` : `${quoted(this.tokenAt(i))} at ${this.position[i]}`;
+  }
+
+  describe(i) {
+    const words = { feature: "Feature", error: "Error node", token: "Token", bias: "Bias", metric: "Metric" };
+    const parts = [this.kind[i] === "bias" || this.kind[i] === "metric" ? words[this.kind[i]] : `${words[this.kind[i]]} ${this.name(i)}`];
+    if (this.place(i)) parts.push(this.place(i));
+    if (this.label[i]) parts.push(this.label[i]);
+    if (!Number.isNaN(this.effect[i])) parts.push(`effect when ablated ${format(this.effect[i], true)}`);
+    return parts.join(", ");
+  }
+
+  /** +1 where ablating the node would lower the metric: the node raises it; -1 where it lowers it. */
+  sign(i) {
+    return this.effect[i] > 0 ? -1 : 1;
+  }
+
+  elsewhere(i) {
+    if (this.kind[i] !== "feature") return [];
+    return this.places.get(`${this.site[i]}/${this.index[i]}`).filter((j) => j !== i);
+  }
+
+  /** An edge's share: in `"in"` lists of what its target gets, in `"out"` lists of what its source gives. */
+  share(e, direction) {
+    if (direction === "out") return Math.abs(this.weight[e]) / this.outWeight[this.source[e]];
+    const total = this.inContribution[this.target[e]];
+    if (total > 0 && !Number.isNaN(this.contribution[e])) return Math.abs(this.contribution[e]) / total;
+    return Math.abs(this.weight[e]) / this.inWeight[this.target[e]];
+  }
+
+  /** Nodes whose index, key, label or token match, strongest first; at most `limit`. */
+  find(text, limit = 50) {
+    const wanted = text.trim().toLowerCase();
+    if (!wanted) return [];
+    const found = [];
+    for (let i = 0; i < this.n; i += 1) {
+      const exact = /^\d+$/.test(wanted) && this.kind[i] === "feature" && String(this.index[i]) === wanted;
+      const texts = [this.name(i), this.key[i], this.label[i] || "", this.kind[i] === "token" ? "" : this.tokenAt(i)];
+      const score = exact ? 2 : texts.some((t) => t.toLowerCase().includes(wanted)) ? 1 : 0;
+      if (score) found.push([score, i]);
+    }
+    found.sort((a, b) => b[0] - a[0] || this.strength[b[1]] - this.strength[a[1]]);
+    return found.slice(0, limit).map(([, i]) => i);
+  }
+}

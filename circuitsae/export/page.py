@@ -1,0 +1,70 @@
+"""The page that draws a circuit: one HTML file, opened from disk, that asks the network for nothing and runs no text."""
+
+import base64
+import hashlib
+import html
+import json
+from functools import cache
+from importlib import resources
+
+from circuitsae.export.view import view_payload
+from circuitsae.graph.circuit import Circuit
+
+_START = """
+const data = document.getElementById("circuit-data");
+CircuitGraph.mount(document.getElementById("circuit"), JSON.parse(data.textContent));
+"""
+
+
+@cache
+def drawing_script() -> str:
+    """Returns the drawing's JavaScript, which defines `CircuitGraph.mount(element, payload, options)`."""
+    parts = "\n".join(_asset(name) for name in ("data.js", "graph.js"))
+    return f'(() => {{\n"use strict";\n{parts}}})();\n'
+
+
+@cache
+def drawing_style() -> str:
+    """Returns the drawing's CSS; every rule is about `.cg` and what is in it."""
+    return _asset("graph.css")
+
+
+def circuit_page(circuit: Circuit) -> str:
+    """Returns a page that draws the circuit and works without a network.
+
+    The page's own policy allows just its one script and style, by their hashes. The circuit is data: JSON without
+    `<`, `>` or `&`, which the script shows as text only. Size: 60 KB and 40 bytes an edge.
+    """
+    script, style = drawing_script() + _START, "body{margin:0}\n" + drawing_style()
+    policy = (
+        f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    title = html.escape((circuit.prompt or "Circuit")[:200].encode("utf-8", "replace").decode())
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title} - circuitsae</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        '<main id="circuit"><noscript>This drawing needs JavaScript.</noscript></main>\n'
+        f'<script type="application/json" id="circuit-data">{embedded_json(view_payload(circuit))}</script>\n'
+        f"<script>{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def embedded_json(value: object) -> str:
+    """Returns JSON in ASCII that ends no script element and opens no comment, wherever in a page it stands.
+
+    >>> embedded_json("</script>")
+    '"\\\\u003c/script\\\\u003e"'
+    """
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _source(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _asset(name: str) -> str:
+    return resources.files("circuitsae.export").joinpath("assets", name).read_text("utf-8")
