@@ -60,4 +60,16 @@ ROWS: tuple[Row, ...] = (
     Row("exporters", "html", "circuitsae.export.formats:as_html", "an interactive page of its own", {"suffix": ".html"}),
     # labels
     # presets
+    Row(
+        "presets",
+        "smollm2",
+        "circuitsae.presets.shipped:SMOLLM2",
+        "SmolLM2-135M-Instruct with residual SAEs at six layers",
+    ),
+    Row(
+        "presets", "tiny", "circuitsae.presets.shipped:TINY", "a four-layer model of templated English, SAEs everywhere"
+    ),
+    Row(
+        "presets", "tiny-transcoders", "circuitsae.presets.shipped:TINY_TRANSCODERS", "the same model with transcoders"
+    ),
 )

@@ -98,7 +98,7 @@ def _placeholders() -> Iterator[None]:
         for name, module in placed.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
-        if torch.__dict__.get("_dynamo") is placed.get("torch._dynamo"):
+        if vars(torch).get("_dynamo") is placed.get("torch._dynamo", torch):
             del torch._dynamo
 
 
@@ -108,7 +108,7 @@ class _Placeholder(types.ModuleType):
     def __init__(self, name: str, plain: tuple[str, ...]) -> None:
         super().__init__(name)
         self.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
-        self.__path__: list[str] = []
+        self.__path__ = []
         for decorator in plain:
             setattr(self, decorator, _undecorated)
 

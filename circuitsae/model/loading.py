@@ -135,7 +135,7 @@ def _boot(folder: Path, device: Any, dtype: Any, tokenizer: Any) -> Any:
             if tokenizer is None:
                 tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
             # eager: TransformerLens shows attention patterns, which the fused kernels never make
-            hf_model = AutoModelForCausalLM.from_pretrained(
+            hf_model: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=arithmetic, attn_implementation="eager", use_safetensors=True, **safe
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

