@@ -79,6 +79,7 @@ class EdgeBatch:
         target_nodes: The batch's targets.
         totals: What each target's in-edges would add up to were all kept.
         magnitudes: Sum of |contribution| over everything that acts on each target, kept or not, the bias included.
+        candidates: Number of edges that are not zero between the sources and the batch, kept or not.
     """
 
     sources: Int[Tensor, "edge"]
@@ -88,6 +89,7 @@ class EdgeBatch:
     target_nodes: Int[Tensor, "target"]
     totals: Float[Tensor, "target"]
     magnitudes: Float[Tensor, "target"]
+    candidates: int
 
 
 class EdgeEngine:
@@ -125,9 +127,6 @@ class EdgeEngine:
         self.readout, self.sources, self.edge_threshold = readout, sources, edge_threshold
         self.frozen = linearisation == "frozen"
         self._extra = freezes(spliced) if self.frozen else []
-        self._writers = {
-            hook: [(n, out) for n, out in spliced.writers[hook]] for hook in spliced.written
-        }
         self._offsets = [
             torch.searchsorted(n.positions, torch.arange(run.n_tokens + 1, device=n.positions.device)).tolist()
             for n in nodes
@@ -313,6 +312,7 @@ class EdgeEngine:
         contributions = torch.cat([c[1] for c in columns], 1)
         weights = torch.cat([c[2] for c in columns], 1) * slopes[:, None]
         keep = (contributions != 0) | (weights != 0)
+        candidates = int(keep.sum())
         if self.edge_threshold > 0:
             keep &= (weights.abs() >= self.edge_threshold) | (numbers == self.sources.bias)
         row, column = keep.nonzero(as_tuple=True)
@@ -324,6 +324,7 @@ class EdgeEngine:
             nodes.cpu(),
             totals.cpu(),
             magnitudes.cpu(),
+            candidates,
         )
 
     def _feature_products(

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from circuitsae import names, registry
 from circuitsae.attribution.baselines import Baseline, FeatureNodes, feature_nodes, make_baseline
-from circuitsae.errors import CancelledError, InputError, MissingExtraError, UnknownNameError
+from circuitsae.errors import CancelledError, InputError, MissingExtraError, NodeError, UnknownNameError
 from circuitsae.model.runs import (
     Captured,
     Readout,
@@ -60,6 +60,19 @@ class NodeBlock:
 
     def __len__(self) -> int:
         return int(self.positions.shape[0])
+
+    def part(self, which: Tensor) -> "NodeBlock":
+        """Returns some of the nodes, chosen by a mask or by their numbers."""
+        return NodeBlock(
+            self.kind,
+            self.site,
+            self.positions[which],
+            None if self.indices is None else self.indices[which],
+            self.activations[which],
+            self.baselines[which],
+            self.effects[which],
+            None if self.slopes is None else self.slopes[which],
+        )
 
     def key(self, number: int) -> str:
         """Returns the key of the block's node of that number."""
@@ -111,11 +124,24 @@ class NodeEffects:
         """Returns the tokens' block."""
         return next(b for b in self.blocks if b.kind == "token")
 
-    def records(self, kinds: Sequence[str] = ("feature", "error", "token")) -> Iterator[dict[str, Any]]:
-        """Yields one plain record a node: node, kind, site, index, position, token, activation, baseline, effect."""
+    def offered(self, block: NodeBlock, skipped: bool = False) -> "NodeBlock":
+        """Returns a block without the error nodes at skipped positions, unless those are asked for."""
+        if skipped or block.kind != "error" or not self.skipped:
+            return block
+        out = torch.tensor(sorted(self.skipped), device=block.positions.device)
+        return block.part(~torch.isin(block.positions, out))
+
+    def records(
+        self, kinds: Sequence[str] = ("feature", "error", "token"), *, skipped: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """Yields one plain record a node: node, kind, site, index, position, token, activation, baseline, effect.
+
+        Error nodes at skipped positions, which hold the whole vector there, only with `skipped`.
+        """
         for block in self.blocks:
             if block.kind not in kinds:
                 continue
+            block = self.offered(block, skipped)
             columns = [
                 block.positions.tolist(),
                 [None] * len(block) if block.indices is None else block.indices.tolist(),
@@ -138,30 +164,16 @@ class NodeEffects:
 
     def strongest(self, n: int = 10, kinds: Sequence[str] = ("feature",)) -> list[dict[str, Any]]:
         """Returns the records of the `n` nodes with the largest |effect|, strongest first."""
-        chosen = [b for b in self.blocks if b.kind in kinds and len(b)]
+        chosen = [b for block in self.blocks if block.kind in kinds and len(b := self.offered(block))]
         if not chosen:
             return []
         sizes = torch.cat([b.effects.abs().double() for b in chosen])
-        top = set(sizes.topk(min(n, len(sizes))).indices.tolist())
+        top = torch.zeros(len(sizes), dtype=torch.bool, device=sizes.device)
+        top[sizes.topk(min(n, len(sizes))).indices] = True
         # Records are made for the strongest only: a long prompt has tens of thousands of nodes.
-        found: list[dict[str, Any]] = []
-        offset = 0
-        for block in chosen:
-            for k in sorted(t - offset for t in top if offset <= t < offset + len(block)):
-                part = NodeBlock(
-                    block.kind,
-                    block.site,
-                    block.positions[k : k + 1],
-                    None if block.indices is None else block.indices[k : k + 1],
-                    block.activations[k : k + 1],
-                    block.baselines[k : k + 1],
-                    block.effects[k : k + 1],
-                )
-                found += NodeEffects(
-                    (part,), 0.0, None, "", "", "", {}, self.token_strings
-                ).records()
-            offset += len(block)
-        return sorted(found, key=lambda r: (-abs(r["effect"]), names.sort_key(r["node"])))
+        parts = top.split([len(b) for b in chosen])
+        strongest = replace(self, blocks=tuple(b.part(p) for b, p in zip(chosen, parts, strict=True)))
+        return sorted(strongest.records(), key=lambda r: (-abs(r["effect"]), names.sort_key(r["node"])))
 
     def effect_of(self, node: str) -> float:
         """Returns one node's effect.
@@ -169,8 +181,6 @@ class NodeEffects:
         Raises:
             NodeError: The node is not among these.
         """
-        from circuitsae.errors import NodeError
-
         key = names.parse(node)
         for block in self.blocks:
             if block.kind != key.kind or (key.site or "") != block.site:

@@ -115,7 +115,6 @@ class HookedModel:
         Raises:
             SpliceError: A hook point did not fire; the message names it.
         """
-        waiting: dict[str, int] = {}
         seen: set[str] = set()
 
         def watched(name: str, hook: Hook) -> Hook:
@@ -128,15 +127,13 @@ class HookedModel:
         listed = [(name, watched(name, hook)) for name, hook in hooks]
         if stop_at is not None:
             listed.append((stop_at, _raise_stop))
-        for name, _ in hooks:
-            waiting[name] = 1
         with self._quiet(), self._attached(listed), self._started(start, tokens.shape[0]), self._scored(logits_at):
             try:
                 logits = self.model(tokens, return_type="logits")
             except _Stop:
                 logits = None
-        for name in waiting:
-            if name not in seen:
+        for name, _ in hooks:
+            if logits is not None and name not in seen:  # a run that stops early may end before some of them
                 raise SpliceError(
                     f"The hook point {name!r} exists but did not fire during the forward pass, so nothing can be "
                     "spliced in there; some need a switch first (hook_mlp_in: model.set_use_hook_mlp_in(True), "

@@ -203,9 +203,10 @@ def forward(
 
 
 def start_layers(spliced: SplicedModel) -> list[int]:
-    """Returns the layers at which later runs want to start: those where a dictionary reads or writes."""
+    """Returns the layers at which later runs want to start: where a dictionary reads or writes, and above residual sites."""
     layers = {spliced.hooked.layer(name) for name in (*spliced.reads, *spliced.written)}
-    return sorted(layer for layer in layers if 0 < layer <= spliced.n_layers)
+    layers |= {spliced.hooked.layer(name) + 1 for name in spliced.written if name.endswith(".hook_resid_post")}
+    return sorted(layer for layer in layers if 0 < layer < spliced.n_layers)
 
 
 def take_apart(spliced: SplicedModel, tokens: Sequence[int], captured: Captured, readout: Readout) -> Run:
@@ -231,11 +232,7 @@ def take_apart(spliced: SplicedModel, tokens: Sequence[int], captured: Captured,
             logits=logits[0].detach(),
             kept=readout.kept,
             metric=None if readout.metric is None else float(readout.value(logits.detach())[0]),
-            prefixes={
-                layer: Prefix(layer, residual.detach())
-                for layer, residual in captured.residuals.items()
-                if layer < spliced.n_layers
-            },
+            prefixes={layer: Prefix(layer, x.detach()) for layer, x in captured.residuals.items()},
         )
 
 

@@ -164,11 +164,18 @@ class SplicedModel:
     def order(self, name: str) -> int:
         """Returns when a hook point fires in a forward pass, counted over the sites' hook points (after a first run)."""
         if self._order is None:
-            self._order = {}
-            fired = self._order
-            hooks = [(n, lambda x, n=n: fired.setdefault(n, len(fired)) and None) for n in dict.fromkeys((*self.reads, *self.written))]
+            fired: dict[str, int] = {}
+
+            def note(name: str) -> Hook:
+                def hook(x: Tensor) -> None:
+                    fired[name] = len(fired)
+
+                return hook
+
+            hooks = [(n, note(n)) for n in dict.fromkeys((*self.reads, *self.written))]
             with torch.no_grad():
                 self.hooked.forward(torch.zeros(1, 1, dtype=torch.long, device=self.device), hooks, logits_at=[0])
+            self._order = fired
         return self._order[self._name_of.get(name, name)]
 
     def describe(self) -> list[dict[str, Any]]:
