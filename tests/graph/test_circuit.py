@@ -221,3 +221,10 @@ def test_the_html_table_escapes_labels() -> None:
     graph.nodes[A]["label"] = "<img src=x onerror=alert(1)>"
     shown = Circuit(graph)._repr_html_()
     assert "<img" not in shown and "&lt;img" in shown
+
+
+def test_the_example_in_the_format_s_page_is_a_circuit() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "format.md").read_text("utf-8")
+    circuit = Circuit.from_json(page.partition("```json\n")[2].partition("```")[0])
+    assert circuit.strongest() == ["blocks.0.hook_mlp_out/17@1"]
+    assert len(circuit.paths("token@1")) == 1

@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const GAP = { column: 22, node: 25, line: 28, row: 34, edge: 24 };
-const PER_LINE = 6; // nodes of one cell side by side; more go on further lines
+const PER_LINE = 5; // nodes of one cell side by side; more go on further lines
 const EDGE_STEPS = [0, 1, 2, 3, 5, 8, 12, 20, 40, 80, Infinity];
 
 function make(tag, attributes = {}, ...children) {
@@ -51,7 +51,7 @@ function place(circuit, shown) {
   const width = new Map();
   for (const column of columns) {
     const text = column < 0 ? "bias" : visible(circuit.tokens[column]);
-    const span = Math.max(Math.min(Array.from(text).length, 12) * 7.5 + 14, wide.get(column) * GAP.node, 40);
+    const span = Math.max(Math.min(Array.from(text).length, 12) * 9 + 14, wide.get(column) * GAP.node, 40);
     centre.set(column, x + span / 2);
     width.set(column, span);
     x += span + GAP.column;
@@ -121,7 +121,7 @@ class View {
     let nodesLabel;
     let edgesLabel;
     [nodesLabel, this.nodesRange, this.nodesCount] = slider("Nodes", circuit.choosable.length, this.nodes, (n) => this.setNodes(n));
-    [edgesLabel, this.edgesRange, this.edgesCount] = slider("Edges into a node", EDGE_STEPS.length - 1, this.step, (step) => {
+    [edgesLabel, this.edgesRange, this.edgesCount] = slider("In-edges", EDGE_STEPS.length - 1, this.step, (step) => {
       this.step = step;
       this.update();
     });
@@ -138,8 +138,7 @@ class View {
     });
     this.tableButton = make("button", { type: "button", text: "Table", "aria-pressed": "false", onclick: () => this.toggleTable() });
     const button = (text, label, onclick) => make("button", { type: "button", text, "aria-label": label, title: label, onclick });
-    const bar = make("div", { class: "cg-bar" }, nodesLabel, edgesLabel, make("label", {}, bias, make("span", { text: " bias edges" })), search, this.tableButton,
-      make("span", { class: "cg-zoom" }, button("+", "Zoom in", () => this.zoomBy(1.3)), button(MINUS, "Zoom out", () => this.zoomBy(1 / 1.3)), button("Fit", "Fit the drawing", () => this.fit(true))));
+    const bar = make("div", { class: "cg-bar" }, nodesLabel, edgesLabel, make("label", {}, bias, make("span", { text: " bias edges" })), search, this.tableButton);
     this.canvas = make("canvas");
     this.svg = draw("svg", { role: "group", "aria-label": "Circuit. Arrow keys move between nodes, Enter selects, Escape clears." });
     this.layer = draw("g");
@@ -151,7 +150,8 @@ class View {
     const legend = make("p", { class: "cg-legend" },
       make("span", { class: "cg-up", text: "\u25cf raises the metric" }), make("span", { class: "cg-down", text: "\u25cf lowers it (dashed)" }),
       make("span", { text: "\u25cb feature" }), make("span", { text: "\u25c7 error node" }), make("span", { text: "size: " + circuit.strengthName }),
-      make("span", { text: "line: source raises (solid) or lowers (dashed) its target" }));
+      make("span", { text: "line: source raises (solid) or lowers (dashed) its target" }),
+      make("span", { class: "cg-zoom" }, button("+", "Zoom in", () => this.zoomBy(1.3)), button(MINUS, "Zoom out", () => this.zoomBy(1 / 1.3)), button("Fit", "Fit the drawing", () => this.fit(true))));
     this.root.append(this.header(), bar, make("div", { class: "cg-main" }, make("div", { class: "cg-left" }, this.stage, this.table, legend), this.panel));
     this.listen();
   }
@@ -291,13 +291,16 @@ class View {
     const { circuit, layout } = this;
     this.layer.replaceChildren();
     this.groups = new Map();
+    this.rowTexts = [];
     for (const { name, y, height } of layout.rows) {
-      const text = draw("text", { class: "cg-row", x: 8, y: y + 4 });
+      const text = draw("text", { class: "cg-row", y: y - 12 });
       text.textContent = name;
       const line = draw("line", { class: "cg-grid", x1: 8, x2: layout.boxWidth, y1: y + height + 2, y2: y + height + 2 });
-      this.layer.append(line, text);
+      this.layer.append(line);
+      this.rowTexts.push(text);
     }
-    for (const i of this.shown) {
+    const named = [];
+    for (const i of this.shown.slice().sort((a, b) => circuit.rank[a] - circuit.rank[b] || a - b)) {
       const kind = circuit.kind[i];
       const sign = kind === "token" || kind === "metric" || kind === "bias" ? "" : circuit.sign(i) > 0 ? " cg-up" : " cg-down";
       const group = draw("g", { class: `cg-node cg-${kind}${sign}`, "data-node": i, role: "button", tabindex: "-1", transform: `translate(${layout.px[i]},${layout.py[i]})` });
@@ -315,12 +318,16 @@ class View {
         group.append(kind === "error" ? draw("path", { d: `M0 ${-d}L${d} 0L0 ${d}L${-d} 0Z` }) : draw("circle", { r }));
         text.textContent = kind === "error" ? "error" : String(circuit.index[i]);
         text.setAttribute("y", 17);
-        text.setAttribute("class", circuit.rank[i] < 12 ? "cg-small" : "cg-small cg-minor");
+        // The strongest carry their index always, unless a stronger neighbour's is in the way; the rest when near.
+        const clear = circuit.rank[i] < 12 && !named.some((j) => Math.abs(layout.px[i] - layout.px[j]) < 40 && Math.abs(layout.py[i] - layout.py[j]) < 14);
+        if (clear) named.push(i);
+        text.setAttribute("class", clear ? "cg-small" : "cg-small cg-minor");
       }
       group.append(text);
       this.layer.append(group);
       this.groups.set(i, group);
     }
+    this.layer.append(...this.rowTexts);
     const first = this.selected >= 0 ? this.selected : this.shown.find((i) => circuit.rank[i] === 0) ?? this.shown[0];
     if (this.groups.has(first)) this.groups.get(first).setAttribute("tabindex", "0");
   }
@@ -363,6 +370,8 @@ class View {
     if (canvas.width !== Math.round(w * ratio)) canvas.width = Math.round(w * ratio);
     if (canvas.height !== Math.round(h * ratio)) canvas.height = Math.round(h * ratio);
     this.layer.setAttribute("transform", `translate(${zoom.x},${zoom.y}) scale(${zoom.k})`);
+    for (const text of this.rowTexts) text.setAttribute("x", (8 - zoom.x) / zoom.k); // rows keep their names in sight
+    this.svg.style.setProperty("--cg-scale", Math.min(1.4, Math.max(1, 0.85 / zoom.k)));
     this.svg.classList.toggle("cg-near", zoom.k > 1.05);
     const style = getComputedStyle(this.root);
     const colours = [style.getPropertyValue("--cg-up"), style.getPropertyValue("--cg-down")];
@@ -399,7 +408,7 @@ class View {
     const { boxWidth, boxHeight } = this.layout;
     const w = this.stage.clientWidth || 800;
     const wanted = Math.min(1.4, (w - GAP.edge) / boxWidth);
-    const k = whole ? wanted : Math.max(wanted, 0.6);
+    const k = whole ? wanted : Math.max(wanted, w < 700 ? 0.65 : 0.5);
     this.stage.style.height = `${Math.min(Math.max(boxHeight * k, 280), Math.max(window.innerHeight * 0.78, 320))}px`;
     const y = Math.min(0, this.stage.clientHeight - boxHeight * k);
     this.zoom = { k, x: boxWidth * k > w ? w - boxWidth * k - 8 : (w - boxWidth * k) / 2, y: whole ? Math.max(y, 0) : y };
