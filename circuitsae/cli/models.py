@@ -4,10 +4,11 @@ import argparse
 from typing import TYPE_CHECKING
 
 from circuitsae.cli.output import Console, Progress, file_size
-from circuitsae.errors import InputError
+from circuitsae.errors import FetchError, InputError
 
 if TYPE_CHECKING:
     from circuitsae.model.spliced import SplicedModel
+    from circuitsae.presets import Preset
 
 
 def start_torch(args: argparse.Namespace) -> None:
@@ -23,9 +24,8 @@ def spliced_of(args: argparse.Namespace, console: Console, progress: Progress) -
 
     Raises:
         InputError: A model without dictionaries, or the reverse, or a preset and a model at once.
+        FetchError: The preset that was asked for can't be fetched.
     """
-    from circuitsae.presets import default_preset, find_preset, is_present
-
     if args.model is not None or args.dictionary:
         if args.preset is not None:
             raise InputError("--preset brings its own model; give either --preset, or --model with --dictionary.")
@@ -33,11 +33,7 @@ def spliced_of(args: argparse.Namespace, console: Console, progress: Progress) -
             raise InputError("A model and dictionaries are given together: --model NAME --dictionary FOLDER.")
         preset = None
     else:
-        preset = default_preset() if args.preset is None else find_preset(args.preset)
-        if args.preset is None and not is_present(find_preset("smollm2")):
-            console.note("Using the preset tiny; 'circuitsae fetch smollm2' brings a real language model.")
-        elif not is_present(preset) and preset.download:
-            console.note(f"Fetching {preset.name}: {file_size(preset.download)}, once.")
+        preset = preset_of(args.preset, console, progress)
     from circuitsae.model.loading import load
 
     return load(
@@ -50,3 +46,26 @@ def spliced_of(args: argparse.Namespace, console: Console, progress: Progress) -
         skip_positions=args.skip_positions,
         progress=progress,
     )
+
+
+def preset_of(name: str | None, console: Console, progress: Progress) -> "Preset":
+    """Returns a preset, fetched where it has to be: the named one, else `smollm2`, else (without a network) `tiny`.
+
+    Raises:
+        UnknownNameError: No preset is called that.
+        FetchError: The named one can't be fetched.
+    """
+    from circuitsae.presets import fetch, find_preset, is_present
+
+    preset = find_preset(name or "smollm2")
+    if is_present(preset):
+        return preset
+    console.note(f"Fetching {preset.name} ({file_size(preset.download)}, once) ...")
+    try:
+        fetch(preset, progress)
+    except FetchError as error:
+        if name is not None:
+            raise
+        console.note(f"{error} Going on with the preset tiny.")
+        return find_preset("tiny")
+    return preset

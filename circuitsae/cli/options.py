@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,7 @@ def add_attribution(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--baseline", metavar="NAME", help="what an ablated node is set to: zero, patch (default with --patch) or mean"
     )
+    group.add_argument("--reference", metavar="FILE", help="prompts, one a line, that the mean baseline is taken over")
     group.add_argument(
         "--gradient", default="pass-through", metavar="NAME", help="pass-through (default) or through-dictionary"
     )
@@ -92,6 +93,32 @@ def task_of(args: argparse.Namespace) -> "Task":
     read = _ids if args.token_ids else str
     patch = None if args.patch is None else read(args.patch)
     return Task(read(args.prompt), metric=_metric_of(args), patch=patch)
+
+
+def take_question(args: argparse.Namespace, about: Mapping[str, Any]) -> None:
+    """Fills in what the options left open from a saved circuit: prompt, patch, metric, preset, skipped positions.
+
+    Raises:
+        InputError: The circuit does not say what was asked, or of which model.
+    """
+    metric = dict(about.get("metric", {}))
+    if args.prompt is None:
+        if not about.get("token_ids") or "token_ids" not in metric:
+            raise InputError("The circuit does not say its tokens and metric; give the prompt and --answer yourself.")
+        args.token_ids = True
+        args.prompt = " ".join(map(str, about["token_ids"]))
+        if about.get("patch_token_ids"):
+            args.patch = " ".join(map(str, about["patch_token_ids"]))
+        args.metric, args.position = metric["name"], metric.get("position")
+        args.answer, args.foil = (
+            None if k not in metric["token_ids"] else str(metric["token_ids"][k]) for k in ("answer", "foil")
+        )
+    if not args.preset and not args.model:
+        args.preset = about.get("preset")
+        if args.preset is None:
+            raise InputError("The circuit names no preset; say its model with --model and --dictionary.")
+    if args.skip_positions is None:
+        args.skip_positions = about.get("options", {}).get("skip_positions")
 
 
 def _metric_of(args: argparse.Namespace) -> Any:
@@ -146,6 +173,27 @@ def method_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the options that only the chosen method takes."""
     options = pairs(args.method_option, "--method-option")
     return options if args.steps is None else {"steps": args.steps, **options}
+
+
+def reference_of(args: argparse.Namespace) -> list[str] | None:
+    """Returns the prompts of `--reference`, one a line; empty lines are left out.
+
+    Raises:
+        InputError: The file can't be read as text, or holds none, or the baseline is another.
+    """
+    if args.reference is None:
+        return None
+    if args.baseline != "mean":
+        raise InputError("--reference gives the prompts of the mean baseline; add --baseline mean.")
+    try:
+        lines = Path(args.reference).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"Can't read the prompts in {args.reference!r}: {reason}.") from None
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise InputError(f"The file {args.reference!r} holds no prompt; expected one a line.")
+    return prompts
 
 
 def format_of(path: str) -> str:

@@ -64,6 +64,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             method=args.method,
             baseline=args.baseline,
             gradient=args.gradient,
+            reference=options.reference_of(args),
             progress=progress,
             **options.method_options(args),
         )

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         if console.as_json:
             console.json(_row(preset) | {"card": preset.card_text()})
         else:
-            console.print(preset.card_text().rstrip())
+            console.text(preset.card_text().rstrip())
         return
     rows, problems = [_row(preset) for preset in list_presets()], preset_problems()
     if console.as_json:
@@ -58,6 +58,7 @@ def _row(preset: Preset) -> dict[str, Any]:
         "download": preset.download,
         "disk": preset.disk,
         "memory": preset.memory,
+        "skip_positions": list(preset.skip_positions),
         "origin": preset.origin,
         "licence": preset.licence,
         "model": _model(preset),

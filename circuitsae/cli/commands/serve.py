@@ -8,6 +8,7 @@ import sys
 from circuitsae.cli import options
 from circuitsae.cli.output import Console
 from circuitsae.errors import CircuitsaeError, MissingExtraError
+from circuitsae.presets import find_preset
 
 DESCRIPTION = """\
 Starts the app, which needs the extra 'app': trace, look at the circuit, ablate a node. Ctrl-C stops it.
@@ -17,6 +18,9 @@ Starts the app, which needs the extra 'app': trace, look at the circuit, ablate 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.description = DESCRIPTION
+    parser.add_argument(
+        "--preset", metavar="NAME", help="preset that is chosen at first (smollm2 if present, else tiny)"
+    )
     parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen at (%(default)s)")
     parser.add_argument("--port", type=options.positive, metavar="N", help="port (the first free one from 7860)")
     parser.add_argument("--no-browser", action="store_true", help="don't open a browser")
@@ -27,12 +31,14 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
     Raises:
         MissingExtraError: gradio is not installed.
+        UnknownNameError: No preset is called that.
         CircuitsaeError: The app ended with an error.
     """
     if importlib.util.find_spec("gradio") is None:
         raise MissingExtraError("'circuitsae serve'", "gradio", "app")
     # A process of its own: the package knows nothing of its app.
     command = [sys.executable, "-m", "gradio_app", "--host", args.host]
+    command += ["--preset", find_preset(args.preset).name] if args.preset is not None else []
     command += ["--port", str(args.port)] if args.port is not None else []
     command += ["--no-browser"] if args.no_browser else []
     status = subprocess.run(command).returncode

@@ -31,11 +31,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--linearisation", default="gradient", metavar="NAME", help="of edges: gradient (default) or frozen"
     )
     graph.add_argument(
-        "--max-nodes", type=options.positive, default=256, metavar="N", help="nodes kept at most (%(default)s)"
+        "--max-nodes", type=options.positive, default=256, metavar="N", help="features kept at most (%(default)s)"
     )
-    graph.add_argument("--node-threshold", type=float, metavar="X", help="drop nodes of a smaller |effect|")
-    graph.add_argument("--edge-threshold", type=float, metavar="X", help="drop edges of a smaller |weight|")
-    graph.add_argument("--prune", default="top-k", metavar="NAME", help="top-k (default), threshold, none or another")
+    graph.add_argument(
+        "--node-threshold", type=float, metavar="X", help="least |effect| of a node; a share where the pruner says so"
+    )
+    graph.add_argument(
+        "--edge-threshold", type=float, metavar="X", help="least |weight| of an edge; a share where the pruner says so"
+    )
+    graph.add_argument(
+        "--prune", default="top-k", metavar="NAME", help="top-k (default), threshold, another, or none for all nodes"
+    )
+    graph.add_argument("--skip-nodes", action="store_true", help="offer error nodes at skipped positions as nodes too")
     graph.add_argument(
         "--measure", type=options.positive, default=0, metavar="N", help="ablate the N strongest nodes, one at a time"
     )
