@@ -90,6 +90,39 @@ def test_a_click_fills_the_panel_and_lights_the_neighbours(opened: Opened, circu
     assert opened.page.locator(".cg-selected").count() == 0 and "Strongest nodes" in opened.text(".cg-panel")
 
 
+def test_hovering_tells_what_a_node_is(opened: Opened, circuit: Circuit) -> None:
+    key = circuit.strongest(1, kind="feature")[0]
+    assert not opened.page.locator(".cg-tip").is_visible()
+    opened.page.locator(f'g.cg-node[data-node="{_row(opened, key)}"]').hover(force=True)
+    tip = opened.text(".cg-tip")
+    assert f"/{circuit[key]['index']}" in tip and "activation" in tip
+
+
+def test_the_bias_is_hidden_until_asked_for(opened: Opened) -> None:
+    opened.page.get_by_label("bias edges").check()
+    assert opened.page.locator(".cg-bias").count() == 1
+
+
+def test_the_drawing_can_be_dragged_and_zoomed(opened: Opened) -> None:
+    read = "() => document.querySelector('.cg-stage g').getAttribute('transform')"
+    opened.page.wait_for_timeout(50)
+    start = opened.page.evaluate(read)
+    box = opened.page.locator(".cg-stage").bounding_box()
+    x, y = box["x"] + 30, box["y"] + 30
+    opened.page.mouse.move(x, y)
+    opened.page.mouse.down()
+    opened.page.mouse.move(x + 50, y + 20)
+    opened.page.mouse.up()
+    opened.page.wait_for_timeout(50)
+    dragged = opened.page.evaluate(read)
+    opened.page.mouse.wheel(0, -200)
+    opened.page.wait_for_timeout(50)
+    zoomed = opened.page.evaluate(read)
+    assert len({start, dragged, zoomed}) == 3
+    opened.page.get_by_role("button", name="Fit").click()
+    assert opened.page.locator(".cg-selected").count() == 0
+
+
 def test_the_in_edges_are_the_circuits(opened: Opened, circuit: Circuit) -> None:
     key = circuit.strongest(1, kind="feature")[0]
     opened.page.locator(f'g.cg-node[data-node="{_row(opened, key)}"]').click(force=True)
@@ -107,7 +140,7 @@ def test_the_sliders_change_what_is_shown(opened: Opened) -> None:
     assert opened.text(".cg-count") != before and opened.text(".cg-count").startswith("10 of ")
     few = opened.page.locator(".cg-count").nth(1).inner_text()
     edges.fill("10")
-    assert opened.page.locator(".cg-count").nth(1).inner_text().startswith("all each") and few.startswith("2 each")
+    assert opened.page.locator(".cg-count").nth(1).inner_text().startswith("all:") and few.startswith("2 each")
 
 
 def test_the_keyboard_moves_and_selects(opened: Opened) -> None:

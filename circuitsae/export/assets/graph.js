@@ -102,11 +102,14 @@ class View {
     this.root = make("div", { class: "cg" });
     this.build();
     element.replaceChildren(this.root);
+    this.moved = false;
     this.update();
-    this.fit();
-    this.showPanel();
     const on = { signal: this.listeners.signal };
-    this.observer = new ResizeObserver(() => this.paint());
+    this.observer = new ResizeObserver(() => {
+      const { clientWidth } = this.stage;
+      if (clientWidth !== this.fitted && clientWidth && !this.moved) this.fit();
+      this.paint();
+    });
     this.observer.observe(this.stage);
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.paint(), on);
   }
@@ -193,7 +196,7 @@ class View {
       if (!drag) return;
       const [dx, dy] = [event.clientX - drag.x, event.clientY - drag.y];
       if (!drag.moved && Math.hypot(dx, dy) < 4) return;
-      drag.moved = true;
+      drag.moved = this.moved = true;
       this.zoom = { k: drag.from.k, x: drag.from.x + dx, y: drag.from.y + dy };
       this.paint();
     }, on);
@@ -279,8 +282,9 @@ class View {
     const strength = circuit.choosable.slice(0, this.nodes).reduce((sum, i) => sum + circuit.strength[i], 0);
     const nodes = Math.min(this.nodes, circuit.choosable.length);
     this.nodesCount.textContent = `${count(nodes)} of ${plural(circuit.choosable.length, "node")}, kept ${percent(circuit.totalStrength ? strength / circuit.totalStrength : 1)}`;
-    this.edgesCount.textContent = `${most === Infinity ? "all" : most} each: ${count(this.edges.length)} of ${count(circuit.m)}, ${percent(all ? held / all : 1)}`;
+    this.edgesCount.textContent = `${most === Infinity ? "all" : `${most} each`}: ${count(this.edges.length)} of ${count(circuit.m)}, ${percent(all ? held / all : 1)}`;
     this.layout = place(circuit, this.shown);
+    if (!this.moved && !this.stage.hidden) this.fit();
     this.drawNodes();
     if (!this.table.hidden) this.fillTable();
     this.mark();
@@ -408,8 +412,12 @@ class View {
     const { boxWidth, boxHeight } = this.layout;
     const w = this.stage.clientWidth || 800;
     const wanted = Math.min(1.4, (w - GAP.edge) / boxWidth);
+    this.moved = false;
+    this.fitted = this.stage.clientWidth;
     const k = whole ? wanted : Math.max(wanted, w < 700 ? 0.65 : 0.5);
-    this.stage.style.height = `${Math.min(Math.max(boxHeight * k, 280), Math.max(window.innerHeight * 0.78, 320))}px`;
+    // A narrow screen shows all layers, as there a finger's way up and down scrolls the page.
+    const highest = w < 700 && !whole ? Infinity : Math.max(window.innerHeight * 0.78, 320);
+    this.stage.style.height = `${Math.min(Math.max(boxHeight * k, 280), highest)}px`;
     const y = Math.min(0, this.stage.clientHeight - boxHeight * k);
     this.zoom = { k, x: boxWidth * k > w ? w - boxWidth * k - 8 : (w - boxWidth * k) / 2, y: whole ? Math.max(y, 0) : y };
     this.paint();
@@ -418,6 +426,7 @@ class View {
   zoomBy(factor, x = this.stage.clientWidth / 2, y = this.stage.clientHeight / 2) {
     const k = Math.min(6, Math.max(0.15, this.zoom.k * factor));
     const by = k / this.zoom.k;
+    this.moved = true;
     this.zoom = { k, x: x - (x - this.zoom.x) * by, y: y - (y - this.zoom.y) * by };
     this.paint();
   }
@@ -510,7 +519,7 @@ class View {
     this.stage.hidden = !this.table.hidden;
     this.tableButton.setAttribute("aria-pressed", String(!this.table.hidden));
     if (!this.table.hidden) this.fillTable();
-    else this.paint();
+    else if (!this.moved) this.fit();
   }
 
   fillTable() {
