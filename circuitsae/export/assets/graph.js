@@ -60,7 +60,7 @@ function place(circuit, shown) {
   let at = 44;
   for (let row = top; row >= 0; row -= 1) {
     y[row] = at;
-    at += lines[row] * GAP.line + GAP.row;
+    at += lines[row] * GAP.line + (sites.length > 10 ? GAP.row / 2 : GAP.row);
   }
   const px = new Float64Array(circuit.n);
   const py = new Float64Array(circuit.n);
@@ -440,10 +440,11 @@ class View {
       const lines = [circuit.name(i), circuit.kind[i] === "token" ? "" : circuit.place(i), circuit.label[i] || ""];
       this.tip.replaceChildren(...lines.filter(Boolean).map((text, n) => make(n ? "div" : "b", { text })));
       for (const [name, value] of this.numbers(i)) this.tip.append(make("div", { text: `${name} ${value}` }));
-      const x = layout.px[i] * zoom.k + zoom.x;
-      const y = layout.py[i] * zoom.k + zoom.y;
-      this.tip.style.left = `${Math.max(4, Math.min(x + 14, this.stage.clientWidth - this.tip.offsetWidth - 4))}px`;
-      this.tip.style.top = `${Math.max(4, Math.min(y + 14, this.stage.clientHeight - this.tip.offsetHeight - 4))}px`;
+      // Right below the node; on its other side where there is no room, so that it never covers the node.
+      const beside = (at, size, room) => Math.max(4, at + 14 + size > room ? at - 14 - size : at + 14);
+      const { clientWidth, clientHeight } = this.stage;
+      this.tip.style.left = `${beside(layout.px[i] * zoom.k + zoom.x, this.tip.offsetWidth, clientWidth)}px`;
+      this.tip.style.top = `${beside(layout.py[i] * zoom.k + zoom.y, this.tip.offsetHeight, clientHeight)}px`;
     }
     this.mark();
   }
