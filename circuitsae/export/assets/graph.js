@@ -452,7 +452,7 @@ class View {
   numbers(i) {
     const { circuit } = this;
     const rows = [
-      ["activation", circuit.activation[i], false],
+      [circuit.kind[i] === "metric" ? "value" : "activation", circuit.activation[i], false],
       ["effect when ablated, predicted", circuit.effect[i], true],
       ["effect when ablated, measured", circuit.measured[i], true],
       ["influence", circuit.influence[i], false],
