@@ -83,22 +83,13 @@ def feature_nodes(run: FeatureRun, baseline: SparseFeatures | None) -> FeatureNo
         return FeatureNodes(
             features.rows, features.indices, features.values, zero, run.scale, run.inverse, run.decoders
         )
-    union = features.union_with(baseline)
-    unique, inverse = torch.unique(union.indices, return_inverse=True)
+    mine, theirs = features.union_with(baseline)
+    unique, inverse = torch.unique(mine.indices, return_inverse=True)
     if len(unique) == len(run.unique):
         decoders = run.decoders
     else:
         decoders = tuple(run.dictionary.decoder_rows(unique, out).to(d) for out, d in enumerate(run.decoders))
-    rows, indices = union.rows, union.indices
-    return FeatureNodes(
-        rows,
-        indices,
-        features.value_at(rows, indices),
-        baseline.value_at(rows, indices),
-        run.scale,
-        inverse,
-        decoders,
-    )
+    return FeatureNodes(mine.rows, mine.indices, mine.values, theirs.values, run.scale, inverse, decoders)
 
 
 def make_baseline(
