@@ -51,6 +51,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         if Path(path).suffix not in (".csv", ".json"):
             raise InputError(f"The file name {path!r} tells no format; expected it to end in .csv or .json.")
         options.check_writable(path)
+    reference, method_options = options.reference_of(args), options.method_options(args)
     models.start_torch(args)
     task = options.task_of(args)
     with console.progress() as progress:
@@ -64,9 +65,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
             method=args.method,
             baseline=args.baseline,
             gradient=args.gradient,
-            reference=options.reference_of(args),
+            reference=reference,
             progress=progress,
-            **options.method_options(args),
+            **method_options,
         )
     for path in args.output:
         _write(effects, args.kind, Path(path))

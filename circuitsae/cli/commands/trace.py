@@ -66,6 +66,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         outputs.append((args.html, "html"))
     for path, _ in outputs:
         options.check_writable(path)
+    reference, method_options = options.reference_of(args), options.method_options(args)
     models.start_torch(args)
     task = options.task_of(args)
     with console.progress() as progress:
@@ -84,9 +85,11 @@ def run(args: argparse.Namespace, console: Console) -> None:
             node_threshold=args.node_threshold,
             edge_threshold=args.edge_threshold,
             prune=None if args.prune == "none" else args.prune,
+            skip_nodes=args.skip_nodes,
             measure=args.measure,
+            reference=reference,
             progress=progress,
-            **options.method_options(args),
+            **method_options,
         )
     written = [file for path, name in outputs for file in circuit.export(path, format=name)]
     if console.as_json:

@@ -1,0 +1,53 @@
+"""The docs can't lie: generated pages are as the code gives them, every plugin is explained, README's commands exist."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from circuitsae import registry
+from circuitsae.cli.main import COMMANDS, parser_of
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def test_the_command_line_page_is_what_the_parsers_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    monkeypatch.setenv("COLUMNS", "100")
+    assert (DOCS / "cli.md").read_text(encoding="utf-8") == generate.cli_page(), "run 'make fix'"
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_every_kind_of_plugin_and_every_built_in_is_explained(kind: registry.Kind) -> None:
+    page = (DOCS / "plugins.md").read_text(encoding="utf-8")
+    assert f"`circuitsae.{kind}`" in page
+    for plugin in registry.plugins(kind):
+        assert f"`{plugin.name}`" in page, f"docs/plugins.md does not mention {plugin.name} ({kind})"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/plugins.md", "tests/plugin_template/README.md"])
+def test_commands_in_the_docs_parse(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in _joined(block)]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("circuitsae ")]
+    assert commands
+    for _, command, *arguments in commands:
+        assert command in COMMANDS
+        parser_of(command).parse_args(arguments)
+
+
+def _joined(block: str) -> list[str]:
+    return block.replace("\\\n", " ").splitlines()
+
+
+def test_make_targets_in_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"\bmake ([a-z]+)", (ROOT / "README.md").read_text()))
+    assert {"demo", "test"} <= named <= targets

@@ -1,0 +1,55 @@
+"""The public contract: names, signatures, defaults. A change here is a change that users see."""
+
+import inspect
+
+import pytest
+
+import circuitsae as cs
+
+SIGNATURES = {
+    "load": "(preset=None, *, model=None, dictionaries=None, device=None, dtype=None, tokenizer=None, sites=None, "
+    "skip_positions=None, prepend_bos=None, name=None, progress=None)",
+    "node_effects": "(spliced, task, *, method='attribution-patching', baseline=None, gradient='pass-through', "
+    "sites=None, skip_positions=None, reference=None, progress=None, **options)",
+    "trace": "(spliced, task, *, method='attribution-patching', baseline=None, gradient='pass-through', "
+    "linearisation='gradient', sites=None, max_nodes=256, node_threshold=None, edge_threshold=None, prune='top-k', "
+    "skip_positions=None, skip_nodes=False, measure=0, reference=None, progress=None, **method_options)",
+    "intervene": "(spliced, task, edits, *, errors='live', baseline=None, circuit=None, nodes=None, skip_positions=None)",
+    "Task": "(prompt, metric, patch=None)",
+    "LogitDiff": "(answer, foil, position=-1)",
+    "Logit": "(answer, position=-1)",
+    "LogProb": "(answer, position=-1)",
+    "Probability": "(answer, position=-1)",
+    "Ablate": "(node)",
+    "Scale": "(node, by)",
+    "Add": "(node, value)",
+    "Set": "(node, value)",
+    "SplicedModel": "(model, dictionaries, *, skip_positions=(), name=None, prepend_bos=None, preset=None)",
+}
+
+
+def _signature(thing: object) -> str:
+    signature = inspect.signature(thing)  # type: ignore[arg-type]
+    plain = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signature_is_as_published(name: str) -> None:
+    assert _signature(getattr(cs, name)) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("name", sorted(set(cs.__all__) - {"__version__"}))
+def test_every_public_name_says_what_it_is(name: str) -> None:
+    text = inspect.getdoc(getattr(cs, name))
+    assert text
+    assert text.split("\n")[0].endswith((".", ":"))
+
+
+def test_circuit_and_results_have_what_the_contract_names() -> None:
+    for name in ("graph", "save", "load", "export", "from_json", "to_json", "to_dataframe", "strongest", "paths"):
+        assert hasattr(cs.Circuit, name) or name in cs.Circuit.__annotations__
+    for name in ("metric_before", "metric_after", "effect", "kl", "activations", "top_tokens", "top_tokens_before"):
+        assert hasattr(cs.InterventionResult, name) or name in cs.InterventionResult.__annotations__
+    for name in ("to_dataframe", "strongest", "records", "effect_of"):
+        assert hasattr(cs.NodeEffects, name)
