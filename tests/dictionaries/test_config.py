@@ -91,6 +91,23 @@ def test_a_version_is_needed_to_be_new() -> None:
         parse_config({**NEW, "normalize_activations": True}, origin="x")
 
 
+@pytest.mark.parametrize(
+    ("old", "architecture", "k"),
+    [
+        ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}}, "topk", 3),
+        ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 5}, "architecture": "gated"}, "topk", 5),
+        ({"architecture": "topk", "activation_fn_kwargs": {"k": 2}, "sae_lens_version": "5.9.1"}, "topk", 2),
+        ({"activation_fn": "relu", "activation_fn_kwargs": {"k": 2}, "sae_lens_version": "5.9.1"}, "standard", None),
+        ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 2}, "sae_lens_version": "6.0.0"}, "standard", None),
+    ],
+)
+def test_topk_of_before_version_6_is_found_in_the_activation(
+    old: dict[str, Any], architecture: str, k: int | None
+) -> None:
+    config = parse_config({"hook_point": "h", **old}, origin="x")
+    assert (config.architecture, config.k) == (architecture, k)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_in_the_table_works(architecture: str) -> None:
     dictionary = random_dictionary(architecture)

@@ -26,6 +26,7 @@ def release(tmp_path: Path) -> Path:
             architecture="standard", hook_in=hook, tensors=random_tensors("standard", seed=layer)
         )
         save_folder(dictionary, folder / name)
+    save_folder(dictionary, folder / "a" / "checkpoints" / "1000")  # inside a dictionary: its own affair
     (folder / "README.md").write_text("not a dictionary")
     return folder
 
