@@ -19,6 +19,7 @@ _DEFERRED = {  # module: those of its names that are such decorators
     "datasets.arrow_dataset": (),
     "datasets.iterable_dataset": (),
     "datasets.load": (),
+    "pandas": (),
     "torch._dynamo": _DECORATORS,
     "torch._dynamo._trace_wrapped_higher_order_op": (),
 }

@@ -174,8 +174,9 @@ tokens = torch.tensor([spliced.vocabulary.encode("The keys to the cabinet")])
 logits = spliced.model(tokens, return_type="logits")
 logits[0, -1].sum().backward()
 assert asked == [], asked
-heavy = [name for name in ("torch._dynamo", "datasets", "torch.distributed.tensor") if name in sys.modules]
-import datasets, torch._dynamo
+heavy = [name for name in ("torch._dynamo", "datasets", "pandas", "torch.distributed.tensor") if name in sys.modules]
+import datasets, pandas, torch._dynamo
+assert pandas.DataFrame([1]).shape == (1, 1)
 from transformer_lens.utilities.hf_utils import load_dataset
 assert datasets.__file__ and torch._dynamo.__file__ and torch.distributed.is_available()
 assert torch.compiler.disable(lambda x: x + 1)(1) == 2
@@ -202,4 +203,4 @@ def test_a_lean_start_changes_nothing_but_the_time_and_no_start_asks_the_network
         results[how] = done.stdout.split()[-2:]
     assert results["lean"][0] == results["plain"][0]
     if int(importlib.metadata.version("transformer_lens").split(".")[0]) >= 4:
-        assert (results["lean"][1], results["plain"][1]) == ("0", "3")
+        assert (results["lean"][1], results["plain"][1]) == ("0", "4")
