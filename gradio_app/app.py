@@ -74,11 +74,13 @@ def trace(
             drawing = registry.get("exporters", "html")(circuit)
     except CircuitsaeError as error:
         raise gr.Error(html.escape(str(error)), title="") from error
-    rows = [
-        [circuit[key].get(name, key) for name in _COLUMNS[:-1]] + [circuit[key].get("label", "")]
-        for key in circuit.strongest(30, kind="feature")
-    ]
+    rows = [_row(key, circuit[key]) for key in circuit.strongest(30, kind="feature")]
     yield "\n".join(circuit.report(0).splitlines()[:4]), _framed(drawing), rows
+
+
+def _row(key: str, about: dict[str, Any]) -> list[str]:
+    numbers = [f"{about[name]:.4g}" if name in about else "" for name in ("activation", "effect")]
+    return [key, about.get("token", ""), *numbers, about.get("label", "")]
 
 
 @lru_cache(maxsize=1)
