@@ -70,7 +70,8 @@ class SplicedModel:
         self.written = tuple(self.writers)
         device = self.hooked.device
         for dictionary in self.dictionaries:
-            dictionary.to(device)
+            # Folded weights (decoder-norm rescaling) are computed in double precision for a model in double precision.
+            dictionary.to(device, torch.float64 if self.hooked.dtype == torch.float64 else None)
         self._check_sites_unique()
         self._order: dict[str, int] | None = None
 
@@ -242,7 +243,7 @@ class SplicedModel:
 
 def _one_transcoder(dictionaries: Sequence[Dictionary]) -> bool:
     """Whether they are the layers of one cross-layer transcoder, which jointly write each hook point."""
-    return all(d.architecture == "cross_layer_transcoder" for d in dictionaries)
+    return all(d.is_cross_layer for d in dictionaries)
 
 
 def _loaded(dictionaries: Iterable[Any]) -> Iterable[Dictionary]:
