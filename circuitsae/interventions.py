@@ -27,7 +27,10 @@ Value = float | Sequence[float] | Tensor
 class Intervention(Protocol):
     """An edit of one node, or of a node at every position (`@*`)."""
 
-    node: str
+    @property
+    def node(self) -> str:
+        """The node's key."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class NodeKey(NamedTuple):
 
     kind: Kind
     site: str | None = None
-    index: int | None = None
+    index: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride]  (hides tuple.index)
     position: Position = None
 
     def __str__(self) -> str:

@@ -38,7 +38,7 @@ class Plugin:
     target: Any
     distribution: str = "circuitsae"
     summary: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def load(self) -> Any:
         """Returns the object, importing it at first use.
@@ -75,7 +75,9 @@ def register(kind: Kind, name: str, target: None = None, **info: Any) -> Callabl
 def register(kind: Kind, name: str, target: T, **info: Any) -> T: ...
 
 
-def register(kind: Kind, name: str, target: Any = None, *, summary: str = "", distribution: str | None = None, **extra: Any) -> Any:
+def register(
+    kind: Kind, name: str, target: Any = None, *, summary: str = "", distribution: str | None = None, **extra: Any
+) -> Any:
     """Registers a plugin, or returns a decorator that does.
 
     Args:
@@ -92,9 +94,13 @@ def register(kind: Kind, name: str, target: Any = None, *, summary: str = "", di
     if kind not in KINDS:
         raise UnknownNameError("kind of plugin", kind, KINDS)
     if target is None:
-        return lambda decorated: register(kind, name, decorated, summary=summary, distribution=distribution, **extra)
+
+        def decorate(decorated: T) -> T:
+            return register(kind, name, decorated, summary=summary, distribution=distribution, **extra)
+
+        return decorate
     if distribution is None:
-        module = target if isinstance(target, str) else getattr(target, "__module__", "") or "?"
+        module = target if isinstance(target, str) else str(getattr(target, "__module__", "") or "?")
         distribution = module.partition(":")[0].partition(".")[0]
     if not summary and not isinstance(target, str):
         summary = (getattr(target, "__doc__", "") or "").strip().split("\n")[0]
