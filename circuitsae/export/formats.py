@@ -107,11 +107,16 @@ def as_csv(circuit: Circuit) -> Mapping[str, str]:
     }
 
 
-def as_html(circuit: Circuit) -> str:
-    """Returns one HTML page that draws the circuit, opens from disk and asks the network for nothing."""
+def as_html(circuit: Circuit, state: Mapping[str, Any] | None = None) -> str:
+    """Returns one HTML page that draws the circuit, opens from disk and asks the network for nothing.
+
+    Args:
+        circuit: What is drawn.
+        state: What the page shows at first (`circuitsae.export.page.circuit_page`).
+    """
     from circuitsae.export.page import circuit_page
 
-    return circuit_page(circuit)
+    return circuit_page(circuit, state)
 
 
 def _flat(circuit: Circuit) -> "nx.DiGraph[str]":

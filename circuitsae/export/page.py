@@ -4,22 +4,27 @@ import base64
 import hashlib
 import html
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from circuitsae.export.view import view_payload
 from circuitsae.graph.circuit import Circuit
 
+_SCRIPTS = ("elements.js", "data.js", "layout.js", "colours.js", "stage.js", "panel.js", "save.js", "graph.js")
 _START = """
-const data = document.getElementById("circuit-data");
-CircuitGraph.mount(document.getElementById("circuit"), JSON.parse(data.textContent));
+{
+  const { payload, state } = JSON.parse(document.getElementById("circuit-data").textContent);
+  CircuitGraph.shown = CircuitGraph.mount(document.getElementById("circuit"), payload, { header: true, state });
+}
 """
 
 
 @cache
 def drawing_script() -> str:
     """Returns the drawing's JavaScript, which defines `CircuitGraph.mount(element, payload, options)`."""
-    parts = "\n".join(_asset(name) for name in ("data.js", "graph.js"))
+    parts = "\n".join(_asset(name) for name in _SCRIPTS)
     return f'(() => {{\n"use strict";\n{parts}}})();\n'
 
 
@@ -29,25 +34,32 @@ def drawing_style() -> str:
     return _asset("graph.css")
 
 
-def circuit_page(circuit: Circuit) -> str:
+def circuit_page(circuit: Circuit, state: Mapping[str, Any] | None = None) -> str:
     """Returns a page that draws the circuit and works without a network.
 
     The page's own policy allows just its one script and style, by their hashes. The circuit is data: JSON without
-    `<`, `>` or `&`, which the script shows as text only. Size: 60 KB and 40 bytes an edge.
+    `<`, `>` or `&`, which the script shows as text only. Size: 100 KB and 40 bytes an edge.
+
+    Args:
+        circuit: What is drawn.
+        state: What the drawing's `getState` returned (docs/drawing.md): thresholds, pins, groups, selection, view. The
+            page opens with it; what does not fit the circuit is passed over.
     """
-    script, style = drawing_script() + _START, "body{margin:0}\n" + drawing_style()
+    script, style = drawing_script() + _START, drawing_style() + _asset("page.css")
+    # A picture is saved by drawing the page's own SVG, which the page names as a data: address.
     policy = (
-        f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; "
+        f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     title = html.escape((circuit.prompt or "Circuit")[:200].encode("utf-8", "replace").decode())
+    data = embedded_json({"payload": view_payload(circuit), "state": state})
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title} - circuitsae</title>\n<style>{style}</style>\n</head>\n<body>\n"
         '<main id="circuit"><noscript>This drawing needs JavaScript.</noscript></main>\n'
-        f'<script type="application/json" id="circuit-data">{embedded_json(view_payload(circuit))}</script>\n'
+        f'<script type="application/json" id="circuit-data">{data}</script>\n'
         f"<script>{script}</script>\n</body>\n</html>\n"
     )
 

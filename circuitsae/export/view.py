@@ -4,6 +4,7 @@ Positions and colours are not in it: thresholds, groups and the window's size ch
 (`assets/graph.js`) lays out what it shows.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -131,4 +132,5 @@ def _tokens_from_nodes(nodes: list[dict[str, Any]]) -> list[str]:
 def _rounded(value: float | None) -> float | None:
     if value is None:
         return None
-    return float(f"{value:.{_DIGITS}g}")
+    short = float(f"{value:.{_DIGITS}g}")
+    return short if math.isfinite(short) else value  # the largest floats would round beyond what there is

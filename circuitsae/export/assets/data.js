@@ -130,11 +130,15 @@ class Circuit {
     return kind;
   }
 
+  /** A row's name: `L12`, `L12 mlp` where the layer has several, or the site's own outside the layers. */
+  rowName(site) {
+    const { layer, part } = this.sites[site];
+    if (layer === null || layer === undefined) return part;
+    return this.manyParts ? `L${layer} ${part}` : `L${layer}`;
+  }
+
   siteName(i) {
-    const site = this.sites[this.site[i]];
-    if (!site) return "";
-    if (site.layer === null || site.layer === undefined) return site.part;
-    return this.manyParts ? `L${site.layer} ${site.part}` : `L${site.layer}`;
+    return this.sites[this.site[i]] ? this.rowName(this.site[i]) : "";
   }
 
   /** The short name that fits beside a node: L12/421, L12 error, a quoted token. */
@@ -158,6 +162,7 @@ class Circuit {
 
   describe(i) {
     const words = { feature: "Feature", error: "Error node", token: "Token", bias: "Bias", metric: "Metric" };
+    if (this.kind[i] === "metric" && this.about.metric_value !== undefined) return `Metric ${format(this.about.metric_value)}, ${this.about.metric.description || this.about.metric.name}`;
     const parts = [this.kind[i] === "bias" || this.kind[i] === "metric" ? words[this.kind[i]] : `${words[this.kind[i]]} ${this.name(i)}`];
     if (this.place(i)) parts.push(this.place(i));
     if (this.label[i]) parts.push(this.label[i]);
@@ -183,6 +188,60 @@ class Circuit {
     return Math.abs(this.weight[e]) / this.inWeight[this.target[e]];
   }
 
+  order() {
+    if (this.topological) return this.topological;
+    const waiting = Int32Array.from(this.ins, (list) => list.length);
+    const ready = [];
+    for (let i = 0; i < this.n; i += 1) if (waiting[i] === 0) ready.push(i);
+    for (let at = 0; at < ready.length; at += 1) {
+      for (const e of this.outs[ready[at]]) {
+        waiting[this.target[e]] -= 1;
+        if (waiting[this.target[e]] === 0) ready.push(this.target[e]);
+      }
+    }
+    this.topological = ready;
+    return ready;
+  }
+
+  /**
+   * The k strongest ways between two nodes, as Circuit.paths in Python finds them: the product over the edges of
+   * |weight| over the sum of |weight| of all the target's in-edges. Exact, by one sweep that keeps k ways a node.
+   */
+  paths(from, to, k = 5) {
+    const reach = new Uint8Array(this.n);
+    reach[to] = 1;
+    const order = this.order();
+    for (let at = order.length - 1; at >= 0; at -= 1) {
+      const i = order[at];
+      if (!reach[i] && this.outs[i].some((e) => reach[this.target[e]])) reach[i] = 1;
+    }
+    const best = new Map([[from, [{ share: 1, sign: 1, edge: -1, before: null, node: from }]]]);
+    for (const i of order) {
+      if (i === from || !reach[i] || !(this.inWeight[i] > 0)) continue;
+      const ways = [];
+      for (const e of this.ins[i]) {
+        if (this.weight[e] === 0) continue;
+        const share = Math.abs(this.weight[e]) / this.inWeight[i];
+        for (const way of best.get(this.source[e]) || []) {
+          ways.push({ share: way.share * share, sign: this.contribution[e] < 0 ? -way.sign : way.sign, edge: e, before: way, node: i });
+        }
+      }
+      ways.sort((a, b) => b.share - a.share);
+      if (ways.length) best.set(i, ways.slice(0, k));
+      if (i === to) break;
+    }
+    if (from === to) return [];
+    return (best.get(to) || []).map((way) => {
+      const nodes = [];
+      const edges = [];
+      for (let step = way; step; step = step.before) {
+        nodes.unshift(step.node);
+        if (step.edge >= 0) edges.unshift(step.edge);
+      }
+      return { nodes, edges, share: way.share, sign: way.sign };
+    });
+  }
+
   /** Nodes whose index, key, label or token match, strongest first; at most `limit`. */
   find(text, limit = 50) {
     const wanted = text.trim().toLowerCase();
@@ -197,4 +256,65 @@ class Circuit {
     found.sort((a, b) => b[0] - a[0] || this.strength[b[1]] - this.strength[a[1]]);
     return found.slice(0, limit).map(([, i]) => i);
   }
+}
+
+/**
+ * What is on the drawing: the nodes over the threshold (and those pinned, grouped or forced), a group as one item, and
+ * the edges among them, a group's summed. Items 0..n-1 are the circuit's nodes, n.. the groups. Edges come strongest
+ * first; `drawn` marks, of each item's in-edges, the `edges` strongest.
+ */
+function compose(circuit, { nodes, edges, bias, pins, groups, onlyPinned, forced }) {
+  const { n } = circuit;
+  const item = new Int32Array(n).fill(-1);
+  const always = new Set([...pins, ...forced]);
+  for (let i = 0; i < n; i += 1) {
+    const kind = circuit.kind[i];
+    if (kind === "feature" || kind === "error") {
+      if (always.has(i) || (!onlyPinned && circuit.rank[i] < nodes)) item[i] = i;
+    } else if (kind !== "bias" || bias || always.has(i)) item[i] = i;
+  }
+  groups.forEach((group, g) => group.nodes.forEach((i) => (item[i] = n + g)));
+  const size = n + groups.length;
+  const list = [];
+  const sums = new Map();
+  for (let e = 0; e < circuit.m; e += 1) {
+    const source = item[circuit.source[e]];
+    const target = item[circuit.target[e]];
+    if (source < 0 || target < 0 || source === target) continue;
+    const [weight, contribution] = [circuit.weight[e], circuit.contribution[e]];
+    if (source < n && target < n) {
+      list.push({ source, target, weight, contribution, base: e });
+      continue;
+    }
+    const id = source * size + target;
+    const sum = sums.get(id);
+    if (sum) {
+      sum.weight += weight;
+      sum.contribution += contribution;
+      sum.base = -1;
+    } else {
+      const edge = { source, target, weight, contribution, base: e };
+      sums.set(id, edge);
+      list.push(edge);
+    }
+  }
+  if (sums.size) list.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
+  const ins = new Map();
+  const outs = new Map();
+  const drawn = [];
+  for (const edge of list) {
+    if (!ins.has(edge.target)) ins.set(edge.target, []);
+    if (!outs.has(edge.source)) outs.set(edge.source, []);
+    if (ins.get(edge.target).length < edges && edge.weight !== 0) drawn.push(edge);
+    ins.get(edge.target).push(edge);
+    outs.get(edge.source).push(edge);
+  }
+  const items = [];
+  const seen = new Uint8Array(size);
+  for (let i = 0; i < n; i += 1) {
+    if (item[i] < 0 || seen[item[i]]) continue;
+    seen[item[i]] = 1;
+    items.push(item[i]);
+  }
+  return { item, items, edges: list, drawn, ins, outs };
 }
