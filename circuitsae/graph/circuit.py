@@ -366,6 +366,15 @@ class Circuit:
         """Returns a page of text: what was asked, what was kept, the `n` strongest nodes and edges."""
         return reports.as_text(self, n)
 
+    def show(self, height: int = 800) -> reports.Shown:
+        """Returns the interactive drawing for a notebook's cell: the exported page, in a frame that can't reach the
+        notebook. The notebook file then holds the page (about 100 KB and 40 bytes an edge).
+
+        Args:
+            height: Of the frame, in pixels.
+        """
+        return reports.Shown(registry.get("exporters", "html")(self), height)
+
     def __str__(self) -> str:
         return self.report()
 

@@ -10,6 +10,23 @@ if TYPE_CHECKING:
 _WORDS = {"feature": "feature", "error": "error node", "token": "token"}
 
 
+class Shown:
+    """A page that a notebook shows in a frame of its own."""
+
+    def __init__(self, page: str, height: int) -> None:
+        self.page, self.height = page, height
+
+    def __repr__(self) -> str:
+        return "<a circuit's drawing, which a notebook shows; Circuit.export('c.html') writes the page>"
+
+    def _repr_html_(self) -> str:
+        # Without allow-same-origin the frame can't read the notebook, whatever a label might try.
+        return (
+            f'<iframe srcdoc="{html.escape(self.page)}" sandbox="allow-scripts allow-downloads" allow="fullscreen" '
+            f'title="Circuit" style="width:100%;height:{self.height}px;border:0"></iframe>'
+        )
+
+
 def summary(circuit: "Circuit") -> list[str]:
     """Returns a line each on: what was traced, the metric and its value, the nodes kept, the edges kept."""
     about = circuit.graph.graph

@@ -319,3 +319,18 @@ def test_the_page_opens_from_its_file_without_scripts(browser: Any, circuit: Cir
     page.goto(path.as_uri())
     assert "JavaScript" in page.locator("noscript").inner_text()
     context.close()
+
+
+def test_a_notebook_shows_the_drawing_in_a_frame_of_its_own(browser: Any, circuit: Circuit, tmp_path: Any) -> None:
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<!DOCTYPE html><body>{circuit.show(height=600)._repr_html_()}</body>", encoding="utf-8")
+    page = browser.new_page(viewport={"width": 1000, "height": 700})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(path.as_uri())
+    frame = page.frame_locator("iframe")
+    frame.locator(".cg-panel .cg-link").first.click()
+    assert circuit.strongest(1)[0] in frame.locator(".cg-panel").inner_text()
+    page.close()
+    assert complaints == []
