@@ -142,6 +142,10 @@ def test_the_sliders_change_what_is_shown_and_say_so(opened: Opened, circuit: Ci
     assert f"{choosable - 10} weaker nodes" in opened.page.locator(".cg-reasons").text_content()
     few = opened.text(".cg-count-edges")
     assert "2 into each" in few
+    shown = {*circuit.strongest(10), *circuit.tokens, "metric"}
+    inside = circuit.graph.subgraph(shown)
+    drawn = sum(min(2, inside.in_degree(key)) for key in shown)
+    assert few.startswith(f"{drawn} of {inside.number_of_edges()} edges")
     edges.fill("10")
     opened.settle()
     assert opened.text(".cg-count-edges").endswith("100% of |weight|") and opened.text(".cg-count-edges") != few
