@@ -34,11 +34,13 @@ def run(args: argparse.Namespace, console: Console) -> None:
         UnknownNameError: No preset is called that.
         CircuitsaeError: The app ended with an error.
     """
+    # Asked first: whoever installs the extra for a preset that does not exist would have done so for nothing.
+    preset = None if args.preset is None else find_preset(args.preset).name
     if importlib.util.find_spec("gradio") is None:
         raise MissingExtraError("'circuitsae serve'", "gradio", "app")
     # A process of its own: the package knows nothing of its app.
     command = [sys.executable, "-m", "gradio_app", "--host", args.host]
-    command += ["--preset", find_preset(args.preset).name] if args.preset is not None else []
+    command += ["--preset", preset] if preset is not None else []
     command += ["--port", str(args.port)] if args.port is not None else []
     command += ["--no-browser"] if args.no_browser else []
     status = subprocess.run(command).returncode
