@@ -49,11 +49,11 @@ class HookedModel:
                 f"{type(model).__name__} is not a TransformerLens model; expected a TransformerBridge (or a "
                 "HookedTransformer where transformer_lens is older than 4)."
             )
-        self.model = model
+        self.model: Any = model
         self.cfg = model.cfg
-        self.n_layers = len(model.blocks)
-        self._points: Mapping[str, Any] = dict(model.hook_dict)
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self.n_layers = len(self.model.blocks)
+        self._points: Mapping[str, Any] = dict(self.model.hook_dict)
+        self._parameters: list[nn.Parameter] = list(self.model.parameters())
         self._tuple_blocks: bool | None = None
 
     @property
@@ -148,7 +148,9 @@ class HookedModel:
         training = [m for m in self.model.modules() if m.training] if self.model.training else []
         for module in training:
             module.training = False
-        for parameter in self._parameters:
+        # Asked anew each time: the caller may freeze weights, or free them, between two runs.
+        trained = [p for p in self._parameters if p.requires_grad]
+        for parameter in trained:
             parameter.requires_grad_(False)
         try:
             with warnings.catch_warnings():
@@ -158,7 +160,7 @@ class HookedModel:
         finally:
             for module in training:
                 module.training = True
-            for parameter in self._parameters:
+            for parameter in trained:
                 parameter.requires_grad_(True)
 
     @contextlib.contextmanager

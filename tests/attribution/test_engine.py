@@ -189,11 +189,14 @@ def test_frozen_transcoder_rows_add_up(transcoders: cs.SplicedModel, task: cs.Ta
 
     def circuit_bias(model: cs.SplicedModel, task: cs.Task, site: str) -> Tensor:
         dictionary = model.dictionary(site)
-        return dictionary.encode(torch.zeros(1, dictionary.d_in, dtype=torch.float64)).biases[0].expand(len(tokens[0]), -1)
+        return (
+            dictionary.encode(torch.zeros(1, dictionary.d_in, dtype=torch.float64)).biases[0].expand(len(tokens[0]), -1)
+        )
 
     hooks: list[tuple[str, Hook]] = [(name, recall(name)) for name in watched]
     hooks += [("hook_embed", zero)] + [(site, bias_only(site)) for site in transcoders.sites]
     for number, dictionary in enumerate(transcoders.dictionaries):
+
         def take(x: Tensor, hook: object, number: int = number) -> None:
             constants[transcoders.sites[number]] = x.detach()[0]
 
@@ -266,6 +269,18 @@ def test_model_is_left_as_it_was(spliced: cs.SplicedModel, task: cs.Task) -> Non
     with pytest.raises(NodeError):
         cs.intervene(spliced, task, [cs.Ablate("blocks.0.hook_resid_post/999999@1")])
     assert state() == before
+
+
+def test_weights_frozen_by_the_caller_stay_frozen(spliced: cs.SplicedModel, task: cs.Task) -> None:
+    weight = next(spliced.model.parameters())
+    before = weight.requires_grad
+    try:
+        for wanted in (False, True):
+            weight.requires_grad_(wanted)
+            cs.node_effects(spliced, task)
+            assert weight.requires_grad is wanted
+    finally:
+        weight.requires_grad_(before)
 
 
 def test_predictions_hold_on_tiny(spliced: cs.SplicedModel, task: cs.Task) -> None:
