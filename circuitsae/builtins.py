@@ -43,11 +43,18 @@ ROWS: tuple[Row, ...] = (
         "RELEASE/ID of SAELens' registry (extra saelens)",
         {"order": 10},
     ),
-    Row("methods", "ablation", "circuitsae.attribution.exact:Ablation", "really ablates every node; 1 forward a node, batched"),
+    Row(
+        "methods",
+        "ablation",
+        "circuitsae.attribution.exact:Ablation",
+        "really ablates every node; 1 forward a node, batched",
+    ),
     # pruners
     Row("pruners", "top-k", "circuitsae.graph.prune:TopK", "the max_nodes features of largest |effect|"),
     Row("pruners", "threshold", "circuitsae.graph.prune:Threshold", "nodes of at least node_threshold |effect|"),
-    Row("pruners", "influence", "circuitsae.graph.prune:Influence", "nodes and edges that hold a share of the influence"),
+    Row(
+        "pruners", "influence", "circuitsae.graph.prune:Influence", "nodes and edges that hold a share of the influence"
+    ),
     # exporters
     Row("exporters", "json", "circuitsae.export.formats:as_json", "circuitsae's own, read back", {"suffix": ".json"}),
     Row(
@@ -61,7 +68,9 @@ ROWS: tuple[Row, ...] = (
     Row("exporters", "gexf", "circuitsae.export.formats:as_gexf", "Gephi", {"suffix": ".gexf"}),
     Row("exporters", "dot", "circuitsae.export.formats:as_dot", "Graphviz", {"suffix": ".dot"}),
     Row("exporters", "csv", "circuitsae.export.formats:as_csv", "tables of nodes and of edges", {"suffix": ".csv"}),
-    Row("exporters", "html", "circuitsae.export.formats:as_html", "an interactive page of its own", {"suffix": ".html"}),
+    Row(
+        "exporters", "html", "circuitsae.export.formats:as_html", "an interactive page of its own", {"suffix": ".html"}
+    ),
     # labels
     # presets
     Row(

@@ -220,7 +220,9 @@ def _checked(context: Context, key: str) -> names.NodeKey:
     if node.position is None:
         raise NodeError(f"{key!r} names no position; add one, '{key}@{n_tokens - 1}', or '{key}@*' for all.")
     if isinstance(node.position, int) and node.position >= n_tokens:
-        raise NodeError(f"{key!r} is past the end of the prompt; its {n_tokens} tokens have positions 0 to {n_tokens - 1}.")
+        raise NodeError(
+            f"{key!r} is past the end of the prompt; its {n_tokens} tokens have positions 0 to {n_tokens - 1}."
+        )
     if node.kind == "feature":
         dictionary = spliced.dictionary(str(node.site))
         if node.index is not None and node.index >= dictionary.d_sae:
@@ -300,7 +302,11 @@ def _activations(context: Context, edited: Edited | None, prompt: int, keys: Seq
             indices = torch.tensor([int(n.index or 0) for _, n in mine], device=spliced.device)
             values = features.value_at(at if rows is None else rows, indices).tolist()
             for (key, node), value in zip(mine, values, strict=True):
-                given = None if edited is None else edited.values.get((prompt, number, int(node.index or 0), int(node.position or 0)))  # type: ignore[arg-type]
+                given = (
+                    None
+                    if edited is None
+                    else edited.values.get((prompt, number, int(node.index or 0), int(node.position or 0)))
+                )  # type: ignore[arg-type]
                 result[key] = value if given is None else given
         for key, node in parsed:
             if node.kind == "error":
@@ -322,14 +328,14 @@ def _error_norm(context: Context, edited: Edited | None, prompt: int, site: str,
         for number, out in spliced.writers[hook]:
             dictionary = spliced.dictionaries[number]
             x_in = edited.captured.x_in[number][prompt, position : position + 1].to(run.embed.dtype)
-            x = x - dictionary.decode(dictionary.encode(x_in), x_in if out == 0 else None, out)[0]
-            for (p, n, index, at), value in edited.values.items():
-                if (p, n, at) == (prompt, number, position):
-                    encoding = dictionary.encode(x_in)
-                    row = torch.tensor([0], device=x.device)
-                    column = torch.tensor([index], device=x.device)
-                    delta = value - encoding.features.value_at(row, column)
-                    if encoding.scale is not None:
-                        delta = delta * encoding.scale
-                    x = x - delta[0] * dictionary.decoder_rows(column, out)[0].to(x)
+            encoding = dictionary.encode(x_in)
+            x = x - dictionary.decode(encoding, x_in if out == 0 else None, out)[0]
+            here = {i: v for (p, n, i, at), v in edited.values.items() if (p, n, at) == (prompt, number, position)}
+            if here:
+                indices = torch.tensor(list(here), device=x.device)
+                values = torch.tensor(list(here.values()), dtype=x.dtype, device=x.device)
+                deltas = values - encoding.features.value_at(torch.zeros_like(indices), indices)
+                if encoding.scale is not None:
+                    deltas = deltas * encoding.scale
+                x = x - deltas @ dictionary.decoder_rows(indices, out).to(x)
     return float(x.norm())

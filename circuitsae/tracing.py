@@ -252,7 +252,7 @@ def _slopes(context: Context, effects: NodeEffects) -> list[Tensor]:
     return [s for s in slopes if s is not None]
 
 
-def _add_edges(graph: "nx.DiGraph[str]", batch: EdgeBatch, keys: Sequence[str]) -> int:
+def _add_edges(graph: "nx.DiGraph[str]", batch: EdgeBatch, keys: list[str]) -> int:
     graph.add_edges_from(
         (keys[source], keys[target], {"contribution": contribution, "weight": weight})
         for source, target, contribution, weight in zip(

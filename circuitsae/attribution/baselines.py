@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +14,7 @@ from circuitsae.model.runs import FeatureRun, Run, run_clean, sampled_products, 
 from circuitsae.model.spliced import SplicedModel
 
 BaselineName = Literal["zero", "mean", "patch"]
-BASELINES: tuple[str, ...] = ("zero", "mean", "patch")
+BASELINES: tuple[str, ...] = get_args(BaselineName)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Baseline:
     embed: Float[Tensor, "pos d_model"] | None = None
     metric: float | None = None
 
-    def feature_values(self, number: int, rows: Int[Tensor, "n"], indices: Int[Tensor, "n"]) -> Float[Tensor, "n"] | None:
+    def feature_values(
+        self, number: int, rows: Int[Tensor, "n"], indices: Int[Tensor, "n"]
+    ) -> Float[Tensor, "n"] | None:
         """Returns the baseline of a dictionary's features, `None` for all zero."""
         features = self.features[number]
         return None if features is None else features.value_at(rows, indices)
@@ -120,7 +122,9 @@ def make_baseline(
         return Baseline("zero", (None,) * len(spliced.dictionaries))
     if name == "patch":
         if patch is None:
-            raise InputError("The baseline 'patch' needs a counterfactual; give the task a patch prompt of equal length.")
+            raise InputError(
+                "The baseline 'patch' needs a counterfactual; give the task a patch prompt of equal length."
+            )
         return Baseline(
             "patch",
             tuple(f.features for f in patch.features),
@@ -161,9 +165,7 @@ def _mean(
         if progress is not None:
             progress(done + 1, len(reference), "reference prompts")
     assert embed is not None
-    features = tuple(
-        _mean_features(found, n_rows, n_tokens, aligned, kept) for found in cells
-    )
+    features = tuple(_mean_features(found, n_rows, n_tokens, aligned, kept) for found in cells)
     if not aligned:
         # One mean vector for every position; the skipped ones keep it too, so that the error node there has a baseline.
         errors = {hook: total.expand(n_tokens, -1) for hook, total in errors.items()}

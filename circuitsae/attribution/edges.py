@@ -9,7 +9,7 @@ last target of a batch.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -18,11 +18,11 @@ from torch import Tensor
 from circuitsae.attribution.baselines import Baseline, FeatureNodes
 from circuitsae.errors import UnknownNameError
 from circuitsae.model.hooks import Hook, Prefix
-from circuitsae.model.runs import Captured, Readout, Run, forward
+from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward
 from circuitsae.model.spliced import SplicedModel
 
 Linearisation = Literal["gradient", "frozen"]
-LINEARISATIONS: tuple[str, ...] = ("gradient", "frozen")
+LINEARISATIONS: tuple[str, ...] = get_args(Linearisation)
 
 # Bytes that one batch of vector-Jacobian products may hold at a time.
 BUDGET = 96 * 2**20
@@ -143,9 +143,7 @@ class EdgeEngine:
             value = self.readout.value(captured.logits).sum()
         inputs = list(leaves.values())
         found = torch.autograd.grad(value, inputs, allow_unused=True)
-        jacobian = {
-            name: g.to(total.dtype) for name, g in zip(leaves, found, strict=True) if g is not None
-        }
+        jacobian = {name: g.to(total.dtype) for name, g in zip(leaves, found, strict=True) if g is not None}
         return self._batch(jacobian, total, slope, torch.tensor([node], device=total.device))
 
     def feature_edges(
@@ -170,9 +168,7 @@ class EdgeEngine:
                         if tick is not None:
                             tick(done, everything, "targets")
 
-    def _linearise(
-        self, segment: int, n_tokens: int, stop_at: str | None
-    ) -> tuple[Captured, dict[str, Tensor]]:
+    def _linearise(self, segment: int, n_tokens: int, stop_at: str | None) -> tuple[Captured, dict[str, Tensor]]:
         """Runs the model from a segment's start with a leaf at every hook point written; gives the leaves by name."""
         spliced, run = self.spliced, self.run
         leaves: dict[str, Tensor] = {}
@@ -213,7 +209,7 @@ class EdgeEngine:
                 stop_at=stop_at,
             )
         if segment == 0:
-            leaves[_EMBED] = captured.embed
+            leaves[EMBED] = captured.embed
         return captured, leaves
 
     def _above(self, name: str, layer: int) -> bool:
@@ -286,7 +282,7 @@ class EdgeEngine:
             change = (feature_nodes.baselines - feature_nodes.activations)[chosen]
             columns.append((numbers, contributions[:, chosen], products[:, chosen] * change))
         for hook, j in flat.items():
-            if hook == _EMBED:
+            if hook == EMBED:
                 vectors = self.run.embed
                 base = self.baseline.embed
                 chosen, numbers = self.sources.tokens
@@ -306,7 +302,9 @@ class EdgeEngine:
         # constant of its first-order expansion.
         bias = totals - explained
         magnitudes += bias.abs()
-        columns.append((torch.tensor([self.sources.bias], device=bias.device), bias[:, None], torch.zeros_like(bias)[:, None]))
+        columns.append(
+            (torch.tensor([self.sources.bias], device=bias.device), bias[:, None], torch.zeros_like(bias)[:, None])
+        )
 
         numbers = torch.cat([c[0] for c in columns])
         contributions = torch.cat([c[1] for c in columns], 1)
@@ -349,9 +347,6 @@ class EdgeEngine:
         if products is not None and nodes.scale is not None:
             products *= nodes.scale[nodes.positions[: products.shape[1]]]
         return products
-
-
-_EMBED = "hook_embed"
 
 
 def encoder_directions(

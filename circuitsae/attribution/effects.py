@@ -6,7 +6,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -28,7 +28,7 @@ from circuitsae.model.spliced import OnWrite, SplicedModel
 from circuitsae.task.task import PreparedTask, Task
 
 Gradient = Literal["pass-through", "through-dictionary"]
-GRADIENTS: tuple[str, ...] = ("pass-through", "through-dictionary")
+GRADIENTS: tuple[str, ...] = get_args(Gradient)
 
 Progress = Callable[[int, int, str], object]
 """Called with work done, work in all and a word for it; returning `False` (or raising) cancels."""
@@ -185,9 +185,11 @@ class NodeEffects:
         for block in self.blocks:
             if block.kind != key.kind or (key.site or "") != block.site:
                 continue
-            match = block.positions == key.position
+            if not isinstance(key.position, int):
+                continue
+            match = torch.eq(block.positions, key.position)
             if block.indices is not None:
-                match &= block.indices == key.index
+                match &= torch.eq(block.indices, key.index if key.index is not None else -1)
             if bool(match.any()):
                 return float(block.effects[match][0])
         raise NodeError(f"There is no node {node!r} among these effects; strongest(20) lists some that there are.")

@@ -55,7 +55,9 @@ class Ablation:
         for hook in context.spliced.written:
             blocks.append(context.error_block(hook, found.pop(0)))
         blocks.append(
-            context.token_block(found.pop(0) if options.tokens else torch.zeros(n_tokens, dtype=context.run.embed.dtype))
+            context.token_block(
+                found.pop(0) if options.tokens else torch.zeros(n_tokens, dtype=context.run.embed.dtype)
+            )
         )
         return context.finish(blocks)
 
@@ -81,7 +83,9 @@ def ablating_edit(context: Context, key: str) -> Edit:
         index = torch.tensor([node.index], device=context.spliced.device)
         value = context.baseline.feature_values(number, at, index)
         return FeatureEdit(0, number, node.index, node.position, 0.0, 0.0 if value is None else float(value))
-    return _vector_edit(context, EMBED if node.kind == "token" else context.spliced.canonical(str(node.site)), node.position)
+    return _vector_edit(
+        context, EMBED if node.kind == "token" else context.spliced.canonical(str(node.site)), node.position
+    )
 
 
 def measure(context: Context, edits: Sequence[Edit]) -> Tensor:

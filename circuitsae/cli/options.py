@@ -196,21 +196,6 @@ def reference_of(args: argparse.Namespace) -> list[str] | None:
     return prompts
 
 
-def format_of(path: str) -> str:
-    """Returns the export format that a file's name tells, before anything is computed for it.
-
-    Raises:
-        InputError: No exporter has such a suffix; the message lists those there are.
-    """
-    suffixes = {str(p.extra["suffix"]): p.name for p in registry.plugins("exporters") if p.extra.get("suffix")}
-    fitting = [suffix for suffix in suffixes if path.lower().endswith(suffix)]
-    if not fitting:
-        raise InputError(
-            f"The file name {path!r} tells no format; expected it to end in {', '.join(sorted(suffixes))}."
-        )
-    return suffixes[max(fitting, key=len)]
-
-
 def check_writable(path: str) -> None:
     """Says that a file can't be written before the work is done for it, not after.
 

@@ -22,6 +22,7 @@ from circuitsae.dictionaries.config import parse_config
 from circuitsae.dictionaries.reader import CONFIG, WEIGHTS, read_folder, save_folder
 from circuitsae.dictionaries.weights import MemoryWeights
 from circuitsae.errors import DictionaryError, FetchError, MissingExtraError, UnknownNameError
+from circuitsae.folders import cache_folder
 
 SCHEME = "saelens://"
 
@@ -95,7 +96,7 @@ def from_release(
         DictionaryError: Its architecture is not supported.
     """
     source = f"{release}/{sae_id}"
-    kept = (Path(folder) if folder is not None else user_cache() / "saelens") / _safe(release) / _safe(sae_id)
+    kept = (Path(folder) if folder is not None else cache_folder() / "saelens") / _safe(release) / _safe(sae_id)
     if not (kept / CONFIG).exists():
         native = _fetch(release, sae_id, kept)
         kept = native or kept
@@ -111,14 +112,6 @@ def release_names() -> tuple[str, ...]:
         if registry.is_file():
             return tuple(re.findall(r"^([\w.\-]+):\s*$", registry.read_text(encoding="utf-8"), flags=re.MULTILINE))
     return ()
-
-
-def user_cache() -> Path:
-    """Returns the folder for what can be fetched or made again: `CIRCUITSAE_CACHE`, or ours in the user's cache."""
-    given = os.environ.get("CIRCUITSAE_CACHE")
-    if given:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "circuitsae"
 
 
 def _fetch(release: str, sae_id: str, kept: Path) -> Path | None:

@@ -347,7 +347,7 @@ class Circuit:
             InputError: The path can't be written.
         """
         path = Path(path)
-        plugin = _exporter_for(path.name) if format is None else registry.find("exporters", format)
+        plugin = exporter_for(path.name) if format is None else registry.find("exporters", format)
         schema.normalise(self.graph)
         content = plugin.load()(self, **options)
         if isinstance(content, Mapping):
@@ -394,13 +394,17 @@ class Circuit:
             raise NodeError(f"The circuit has no node {schema.shown(key)}; {hint}")
 
 
-def _exporter_for(name: str) -> registry.Plugin:
-    """Returns the exporter whose suffix ends the file's name; the longest such suffix wins."""
+def exporter_for(name: str) -> registry.Plugin:
+    """Returns the exporter whose suffix ends the file's name; the longest such suffix wins.
+
+    Raises:
+        InputError: No exporter has such a suffix; the message lists those there are.
+    """
     by_suffix = {str(p.extra["suffix"]): p for p in registry.plugins("exporters") if p.extra.get("suffix")}
     fitting = [suffix for suffix in by_suffix if name.lower().endswith(suffix)]
     if not fitting:
         suffixes = ", ".join(sorted(by_suffix))
-        raise InputError(f"The name {name!r} tells no export format; end it in one of {suffixes}, or give format=.")
+        raise InputError(f"The name {name!r} tells no format; end it in one of {suffixes}, or name the format.")
     return by_suffix[max(fitting, key=len)]
 
 

@@ -103,30 +103,30 @@ class Influence:
         node_share = _share("node_threshold", 0.8 if node_threshold is None else node_threshold)
         edge_share = _share("edge_threshold", 0.98 if edge_threshold is None else edge_threshold)
         node_influence, _ = influence(graph)
-        nx.set_node_attributes(graph, node_influence, "influence")
+        for node, value in node_influence.items():
+            graph.nodes[node]["influence"] = value
         prunable = {n: v for n, v in node_influence.items() if graph.nodes[n]["kind"] in ("feature", "error")}
         kept = _holding(prunable, node_share)
         graph.remove_nodes_from([n for n in prunable if n not in kept])
         _, edge_influence = influence(graph)
         kept_edges = _holding(edge_influence, edge_share)
         graph.remove_edges_from([e for e in list(graph.edges) if e not in kept_edges])
-        dead = True
-        while dead:
+        while True:
             dead = [
                 n
-                for n, kind in graph.nodes(data="kind")
-                if kind in ("feature", "error")
-                and (graph.out_degree(n) == 0 or (kind == "feature" and graph.in_degree(n) == 0))
+                for n, data in graph.nodes(data=True)
+                if data["kind"] in ("feature", "error")
+                and (graph.out_degree(n) == 0 or (data["kind"] == "feature" and graph.in_degree(n) == 0))
             ]
+            if not dead:
+                break
             graph.remove_nodes_from(dead)
         total = sum(prunable.values())
         share = sum(v for n, v in prunable.items() if n in graph) / total if total else 1.0
         return {"influence_share": share}
 
 
-def strongest(
-    sizes: NDArray[np.float64], is_feature: NDArray[np.bool_], max_nodes: int | None
-) -> NDArray[np.bool_]:
+def strongest(sizes: NDArray[np.float64], is_feature: NDArray[np.bool_], max_nodes: int | None) -> NDArray[np.bool_]:
     """Returns the `max_nodes` largest features, and the other nodes that are as large as the smallest of them.
 
     Ties at the border fall to the earlier node, so that the choice does not depend on the machine.
@@ -147,10 +147,10 @@ def influence(graph: "nx.DiGraph[str]") -> tuple[dict[str, float], dict[tuple[st
     Each target hands its influence to its sources in proportion to |contribution|; one pass in reverse topological order
     sums over all paths.
     """
-    node = {n: (1.0 if kind == "metric" else 0.0) for n, kind in graph.nodes(data="kind")}
+    node = {n: (1.0 if data["kind"] == "metric" else 0.0) for n, data in graph.nodes(data=True)}
     edge: dict[tuple[str, str], float] = {}
     for target in reversed(list(nx.topological_sort(graph))):
-        incoming = [(source, abs(c)) for source, _, c in graph.in_edges(target, data="contribution")]
+        incoming = [(source, abs(float(data["contribution"]))) for source, _, data in graph.in_edges(target, data=True)]
         total = sum(size for _, size in incoming)
         for source, size in incoming:
             part = node[target] * size / total if total > 0 else 0.0
@@ -173,5 +173,7 @@ def _holding(values: Mapping[K, float], share: float) -> set[K]:
 
 def _share(name: str, value: float) -> float:
     if not 0 <= value <= 1:
-        raise InputError(f"With influence pruning {name} is a share of the influence, from 0 to 1; {value:g} was given.")
+        raise InputError(
+            f"With influence pruning {name} is a share of the influence, from 0 to 1; {value:g} was given."
+        )
     return value

@@ -256,9 +256,7 @@ def sampled_products(
     step = max(1, _CHUNK // max(d, 1))
     if n <= step:
         return (vectors[rows] * table[inverse]).sum(-1)
-    return torch.cat(
-        [(vectors[rows[i : i + step]] * table[inverse[i : i + step]]).sum(-1) for i in range(0, n, step)]
-    )
+    return torch.cat([(vectors[rows[i : i + step]] * table[inverse[i : i + step]]).sum(-1) for i in range(0, n, step)])
 
 
 def weighted_rows(
@@ -289,7 +287,8 @@ def _encode(dictionary: Dictionary, x: Tensor, kept: Tensor) -> "tuple[FeatureRu
             scale = torch.ones(n_tokens, dtype=scale.dtype, device=scale.device).index_put_((kept,), scale)
     unique, inverse = torch.unique(features.indices, return_inverse=True)
     decoders = tuple(
-        dictionary.decoder_rows(unique, out).to(device=x.device, dtype=x.dtype) for out in range(len(dictionary.hook_outs))
+        dictionary.decoder_rows(unique, out).to(device=x.device, dtype=x.dtype)
+        for out in range(len(dictionary.hook_outs))
     )
     return FeatureRun(dictionary, x, features, scale, unique, inverse, decoders), encoding.biases
 
@@ -325,4 +324,3 @@ def _working(x: Tensor) -> Tensor:
     """Dictionaries and products work in float32 at least, whatever the model runs in."""
     x = x.detach()
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
-

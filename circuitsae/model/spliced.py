@@ -62,7 +62,9 @@ class SplicedModel:
         if prepend_bos is None:
             prepend_bos = _agreed_bos(self.dictionaries)
         self.vocabulary = Vocabulary(
-            getattr(model, "tokenizer", None), int(cfg.d_vocab_out if cfg.d_vocab_out > 0 else cfg.d_vocab), prepend_bos=prepend_bos
+            getattr(model, "tokenizer", None),
+            int(cfg.d_vocab_out if cfg.d_vocab_out > 0 else cfg.d_vocab),
+            prepend_bos=prepend_bos,
         )
         self._name_of = self._same_points()
         self.reads = tuple(self._name_of[d.hook_in] for d in self.dictionaries)
@@ -131,10 +133,6 @@ class SplicedModel:
         skipped = {p % n_tokens for p in self.skip_positions if -n_tokens <= p < n_tokens}
         return [p for p in range(n_tokens) if p not in skipped]
 
-    def first_layer(self) -> int:
-        """Returns the lowest layer at which a dictionary reads or writes."""
-        return min(self.hooked.layer(name) for name in (*self.reads, *self.written))
-
     def splice(self, on_read: OnRead | None = None, on_write: OnWrite | None = None) -> list[tuple[str, Hook]]:
         """Returns the hooks of one forward pass that visits every site.
 
@@ -147,7 +145,9 @@ class SplicedModel:
             others = [n for n, r in enumerate(self.reads) if r == name and not self._writes(n, name)]
             writes = name in self.writers and on_write is not None
 
-            def hook(x: Tensor, name: str = name, own: list[int] = own, others: list[int] = others, writes: bool = writes) -> Tensor | None:
+            def hook(
+                x: Tensor, name: str = name, own: list[int] = own, others: list[int] = others, writes: bool = writes
+            ) -> Tensor | None:
                 flat = x.flatten(2)
                 self._check_width(name, flat.shape[-1])
                 if on_read is not None:

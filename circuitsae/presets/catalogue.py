@@ -6,7 +6,7 @@ from typing import Any
 
 from circuitsae import registry
 from circuitsae.errors import CircuitsaeError, InputError, PluginError, UnknownNameError
-from circuitsae.presets.folders import settings_folder
+from circuitsae.folders import settings_folder
 from circuitsae.presets.preset import Preset, read_preset
 
 

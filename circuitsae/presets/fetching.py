@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from circuitsae.errors import CancelledError, CircuitsaeError, FetchError, InputError
+from circuitsae.folders import cache_folder
 from circuitsae.presets.conversion import Progress, convert_gguf
-from circuitsae.presets.folders import cache_folder
 from circuitsae.presets.preset import FolderModel, HubModel, Preset, WheelModel
 
 _CONVERSION = 1

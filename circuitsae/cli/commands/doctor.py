@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from circuitsae import __version__, registry
 from circuitsae.cli.output import Console, table
 from circuitsae.errors import CircuitsaeError, SpliceError
+from circuitsae.folders import cache_folder
 from circuitsae.presets import find_preset, is_present, list_presets, preset_problems
-from circuitsae.presets.folders import cache_folder
 
 if TYPE_CHECKING:
     from circuitsae.model.spliced import SplicedModel

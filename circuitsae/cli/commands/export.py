@@ -30,9 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Reads, writes."""
-    from circuitsae.graph.circuit import Circuit
+    from circuitsae.graph.circuit import Circuit, exporter_for
 
-    outputs = [(path, args.format or options.format_of(path)) for path in args.output]
+    outputs = [(path, args.format or exporter_for(path).name) for path in args.output]
     circuit = Circuit.load(args.circuit)
     if args.labels:
         circuit = circuit.with_labels(args.labels)

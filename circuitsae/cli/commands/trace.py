@@ -61,7 +61,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Traces, writes, shows."""
-    outputs = [(path, options.format_of(path)) for path in args.output]
+    from circuitsae.graph.circuit import exporter_for
+
+    outputs = [(path, exporter_for(path).name) for path in args.output]
     if args.html:
         outputs.append((args.html, "html"))
     for path, _ in outputs:
