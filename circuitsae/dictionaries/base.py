@@ -21,6 +21,7 @@ done as SAELens does them (`process_sae_in` in `sae_lens/saes/sae.py`) and folde
 import itertools
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -231,6 +232,26 @@ class Dictionary:
         normal = normalised(x, self.config.normalize_activations)
         scale = self._output_scale(normal)
         features = self._features(self._centred(normal.x))
+        return Encoding(features, None if scale is None else scale[:, 0], self._biases(normal))
+
+    @torch.no_grad()
+    def encode_only(self, x: Float[Tensor, "row d_in"], indices: Int[Tensor, " k"]) -> Encoding:
+        """Returns the encoding of each row with the features `indices` (ascending) alone, as if there were no others.
+
+        Cost: one product with their encoder columns; where a fixed number of features per row stays active, with the
+        whole encoder, since the others decide which.
+        """
+        if self._architecture.needs_k:
+            encoding = self.encode(x)
+            wanted = torch.isin(encoding.features.indices, indices.to(x.device))
+            return replace(encoding, features=encoding.features.select(wanted))
+        x = self._arithmetic(x)
+        normal = normalised(x, self.config.normalize_activations)
+        z, scale = self._centred(normal.x), self._output_scale(normal)
+        at = indices.to(x.device)
+        u = z @ self._columns(indices, z.dtype, z.device).T
+        rows, places, values = self._select(u, {name: v[at] for name, v in self._vectors(z.dtype, z.device).items()})
+        features = SparseFeatures(rows, at[places], values, z.shape[0], self.d_sae)
         return Encoding(features, None if scale is None else scale[:, 0], self._biases(normal))
 
     def pre_activations(
@@ -483,18 +504,21 @@ class Dictionary:
 
     def _encoder(self, indices: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """Directions [k, d_in] and biases [k] with value = direction . z + bias; from the cache if they are there."""
-        self._check_indices(indices)
-        kept = CACHE.peek(self._key("W_enc", dtype, device))
-        if kept is not None:
-            columns = kept.index_select(1, indices.to(device)).T.contiguous()
-        else:
-            columns = self.weights.columns("W_enc", indices, dtype, device)
+        columns = self._columns(indices, dtype, device)
         activation, at = self._architecture.activation, indices.to(device)
         vectors = {name: self._cached(name, dtype, device)[at] for name in activation.vectors}
         if self.config.rescale_acts_by_decoder_norm:
             vectors["decoder_norm"] = self.weights.rows("W_dec", indices, dtype, device).norm(dim=-1)
         gain, bias = activation.affine(vectors)
         return columns if gain is None else columns * gain[:, None], bias
+
+    def _columns(self, indices: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Encoder columns [k, d_in], from the cache if they are there."""
+        self._check_indices(indices)
+        kept = CACHE.peek(self._key("W_enc", dtype, device))
+        if kept is not None:
+            return kept.index_select(1, indices.to(device)).T.contiguous()
+        return self.weights.columns("W_enc", indices, dtype, device)
 
     def _vectors(self, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
         """Whole per-feature vectors that the activation needs."""

@@ -54,6 +54,13 @@ class NeuronDictionary(Dictionary):
         x = self._arithmetic(x)
         return Encoding(SparseFeatures.from_dense(x), None, (x.new_zeros(1, self._d),))
 
+    @torch.no_grad()
+    def encode_only(self, x: Float[Tensor, "row d_in"], indices: Int[Tensor, " k"]) -> Encoding:
+        """Returns the coordinates `indices` that are not zero."""
+        encoding = self.encode(x)
+        wanted = torch.isin(encoding.features.indices, indices.to(x.device))
+        return Encoding(encoding.features.select(wanted), None, encoding.biases)
+
     def pre_activations(
         self,
         x: Float[Tensor, "row d_in"],

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitsae.model.hooks import Hook, Prefix
@@ -113,7 +113,7 @@ def run_edited(
         if errors_frozen:
             rebuilt = reconstruction(spliced, run, name, read, new)
             new = rebuilt + run.sites[name].error
-            new = torch.where(_skipped(spliced, run, new.device)[None, :, None], original, new)
+            new = torch.where(positions_skipped(spliced, run)[:, None], run.sites[name].error, new)
         else:
             new = new.clone()
         for number, out in touched:
@@ -248,7 +248,7 @@ def _apply_errors(
         errors = run.sites[name].error[positions]
     else:
         errors = original[prompts, positions]
-        described = ~_skipped(spliced, run, new.device)[positions]
+        described = ~positions_skipped(spliced, run)[positions]
         for number, out in spliced.writers[name]:
             dictionary = spliced.dictionaries[number]
             x = read[number][prompts, positions].to(new.dtype)
@@ -264,8 +264,9 @@ def _apply_errors(
     new.index_put_((prompts, positions), deltas, accumulate=True)
 
 
-def _skipped(spliced: SplicedModel, run: Run, device: torch.device) -> Tensor:
-    mask = torch.ones(run.n_tokens, dtype=torch.bool, device=device)
+def positions_skipped(spliced: SplicedModel, run: Run) -> Bool[Tensor, "pos"]:
+    """Returns at which positions of a run no dictionary is applied."""
+    mask = torch.ones(run.n_tokens, dtype=torch.bool, device=run.embed.device)
     mask[spliced.kept_positions(run.n_tokens)] = False
     return mask
 
