@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from circuitsae.model.spliced import SplicedModel
     from circuitsae.registry import register
     from circuitsae.task.metrics import Logit, LogitDiff, LogProb, Probability
+    from circuitsae.task.sets import TaskSet, read_tasks, task_set
     from circuitsae.task.task import Task
     from circuitsae.tracing import trace
 
@@ -44,11 +45,14 @@ __all__ = [
     "Set",
     "SplicedModel",
     "Task",
+    "TaskSet",
     "__version__",
     "intervene",
     "load",
     "node_effects",
+    "read_tasks",
     "register",
+    "task_set",
     "trace",
 ]
 
@@ -68,10 +72,13 @@ _HOMES = {
     "Set": "interventions",
     "SplicedModel": "model.spliced",
     "Task": "task.task",
+    "TaskSet": "task.sets",
     "intervene": "interventions",
     "load": "model.loading",
     "node_effects": "attribution.effects",
+    "read_tasks": "task.sets",
     "register": "registry",
+    "task_set": "task.sets",
     "trace": "tracing",
 }
 

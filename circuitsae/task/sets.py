@@ -1,0 +1,327 @@
+"""Task sets: many tasks of one kind, from a seeded template, or from a file with a row each.
+
+Every task has a counterfactual of equal length, an answer and a foil of one token each, so that faithfulness and its like
+are means over comparable prompts. What can't be used is left out and said, never silently.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+from circuitsae.errors import InputError, TaskError, UnknownNameError
+from circuitsae.task.metrics import LogitDiff
+from circuitsae.task.task import Task
+from circuitsae.task.templates import TEMPLATES, Drawn, Words
+from circuitsae.task.vocabulary import Vocabulary
+
+# Other names that a column may have; those of feature-circuits' data files, and this package's own words.
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "clean": ("clean", "prompt", "clean_prefix"),
+    "patch": ("patch", "patch_prefix", "corrupted"),
+    "answer": ("answer", "clean_answer"),
+    "foil": ("foil", "patch_answer"),
+    "case": ("case",),
+}
+_NEEDED = ("clean", "patch", "answer", "foil")
+_DRAWS_PER_TASK = 50
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Tasks of one kind. A sequence of [Task][circuitsae.task.task.Task]s; `evaluate` takes it as it is.
+
+    Attributes:
+        name: What reports call it.
+        tasks: Each with a patch prompt of equal length and a logit difference.
+        cases: What kind each task is (`abba`, `plural`), empty where nothing was said.
+        problems: What was left out and why, a sentence each; rows of a file with their line number.
+        source: Where it is from, JSON-able: the template, `n` and `seed`, or the file and its sha256.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    cases: tuple[str, ...]
+    problems: tuple[str, ...]
+    source: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    @overload
+    def __getitem__(self, at: int) -> Task: ...
+    @overload
+    def __getitem__(self, at: slice) -> "TaskSet": ...
+    def __getitem__(self, at: int | slice) -> "Task | TaskSet":
+        """Returns one task, or a set of some of them."""
+        if isinstance(at, slice):
+            return replace(self, tasks=self.tasks[at], cases=self.cases[at])
+        return self.tasks[at]
+
+    def of_case(self, case: str) -> "TaskSet":
+        """Returns the tasks of one case.
+
+        Raises:
+            UnknownNameError: There is none of that case.
+        """
+        if case not in self.cases:
+            raise UnknownNameError(f"case of {self.name}", case, sorted(set(self.cases)))
+        chosen = [n for n, c in enumerate(self.cases) if c == case]
+        return replace(self, tasks=tuple(self.tasks[n] for n in chosen), cases=tuple(self.cases[n] for n in chosen))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns a plain record a task: clean, patch, answer, foil, case."""
+        rows = []
+        for task, case in zip(self.tasks, self.cases, strict=True):
+            assert isinstance(task.metric, LogitDiff)
+            row: dict[str, Any] = {
+                "clean": _plain(task.prompt),
+                "patch": _plain(task.patch),
+                "answer": task.metric.answer,
+                "foil": task.metric.foil,
+            }
+            rows.append(row | ({"case": case} if case else {}))
+        return rows
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the tasks themselves, hexadecimal: equal tasks in equal order, wherever they are from."""
+        return hashlib.sha256(json.dumps(self.records(), sort_keys=True).encode()).hexdigest()
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes the tasks as JSONL or CSV, by the suffix; `read_tasks` reads both.
+
+        Raises:
+            InputError: Another suffix, or a folder that is not there.
+        """
+        path = Path(path)
+        rows = self.records()
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        if path.suffix not in (".jsonl", ".csv"):
+            raise InputError(f"Task sets are written as .jsonl or .csv; {path.name!r} ends in neither.")
+        try:
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                if path.suffix == ".jsonl":
+                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                else:
+                    table = csv.DictWriter(file, [*_NEEDED, "case"], restval="")
+                    table.writeheader()
+                    table.writerows(
+                        {k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()} for row in rows
+                    )
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise InputError(f"{str(path)!r} can't be written: {error.strerror or error}.") from None
+
+
+def task_set(name: str, vocabulary: Any, n: int = 100, seed: int = 0, *, aligned: bool = False) -> TaskSet:
+    """Returns `n` different tasks of a shipped kind, drawn from its seeded templates.
+
+    Only words of the model's own vocabulary are used, those that differ between prompt and patch and all answers being
+    single tokens. The same name, vocabulary, `n`, `seed` and `aligned` give the same tasks.
+
+    Args:
+        name: `ioi`, `agreement-simple`, `agreement-nounpp`, `agreement-within-rc`, `agreement-rc`, `greater-than`,
+            `capitals` or `pronouns`.
+        vocabulary: A model's vocabulary, or the spliced model itself.
+        n: How many. Where the vocabulary has words for fewer, there are fewer, and `problems` says so.
+        seed: Of the draws.
+        aligned: Only tasks of one form and length, so that a position means the same in all of them; for circuits whose
+            nodes have positions.
+
+    Raises:
+        UnknownNameError: No set is called that.
+        TaskError: The vocabulary lacks the words, or there is no tokenizer.
+
+    >>> import circuitsae as cs
+    >>> tasks = task_set("ioi", cs.load("tiny"), n=2, seed=1)
+    >>> len(tasks), tasks.problems
+    (2, ())
+    """
+    if name not in TEMPLATES:
+        raise UnknownNameError("task set", name, TEMPLATES)
+    if n < 1:
+        raise InputError(f"n is {n}; expected at least one task.")
+    vocabulary = _vocabulary(vocabulary)
+    words, r = Words(vocabulary), random.Random(f"{name} {seed}")
+    found: dict[Drawn, Task] = {}
+    unfit = 0
+    form: tuple[str, int] | None = None
+    for _ in range(_DRAWS_PER_TASK * n):
+        try:
+            drawn = TEMPLATES[name](words, r)
+        except (IndexError, ValueError):  # a list of words is empty, or too short to sample from
+            raise TaskError(
+                f"This model's vocabulary lacks single-token words for the task set {name!r}; there are also "
+                f"{', '.join(k for k in TEMPLATES if k != name)}."
+            ) from None
+        if drawn in found:
+            continue
+        sizes = words.size(drawn.clean), words.size(drawn.patch)
+        if sizes[0] != sizes[1] or not sizes[0] or not (words.single(drawn.answer) and words.single(drawn.foil)):
+            unfit += 1
+            continue
+        if aligned:
+            form = form or (drawn.form, sizes[0])
+            if (drawn.form, sizes[0]) != form:
+                continue
+        found[drawn] = Task(drawn.clean, metric=LogitDiff(drawn.answer, drawn.foil), patch=drawn.patch)
+        if len(found) == n:
+            break
+    if not found:
+        raise TaskError(
+            f"No task of the set {name!r} fits this model's vocabulary: of {unfit} drawn, each had an answer of several "
+            "tokens, an unknown word, or a patch prompt of another length."
+        )
+    short = [f"{n} tasks were asked for; this vocabulary gave {len(found)} different ones."] if len(found) < n else []
+    return TaskSet(
+        name,
+        tuple(found.values()),
+        tuple(d.case for d in found),
+        tuple(short),
+        {"template": name, "n": n, "seed": seed, "aligned": aligned},
+    )
+
+
+def read_tasks(path: str | os.PathLike[str], vocabulary: Any, name: str | None = None) -> TaskSet:
+    """Reads a task set from JSONL or CSV with the columns clean, patch, answer, foil (and perhaps case).
+
+    A row that can't be used is left out; `problems` gives its line number and why. Prompts are text or, in JSONL, lists
+    of token ids, and so are answers (a text or an id). feature-circuits' names (clean_prefix, ...) are understood.
+
+    Args:
+        path: The file; the suffix says which it is.
+        vocabulary: A model's vocabulary, or the spliced model itself.
+        name: What to call the set; the file's name by default.
+
+    Raises:
+        InputError: The file can't be read, is of another kind, or lacks a column.
+        TaskError: No row can be used; the message has the first reason.
+    """
+    path = Path(path)
+    vocabulary = _vocabulary(vocabulary)
+    readers: dict[str, Callable[[str], Iterable[tuple[int, Any]]]] = {".jsonl": _jsonl, ".csv": _csv}
+    if path.suffix.lower() not in readers:
+        raise InputError(f"{str(path)!r} is no task set; expected a .jsonl or .csv file.")
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{str(path)!r} can't be read: {why}.") from None
+    tasks: list[Task] = []
+    cases: list[str] = []
+    problems: list[str] = []
+    for line, row in readers[path.suffix.lower()](text):
+        try:
+            task, case = _task(row)
+            task.prepare(vocabulary)
+        except InputError as error:
+            problems.append(f"line {line}: {error}")
+            continue
+        tasks.append(task)
+        cases.append(case)
+    if not tasks:
+        raise TaskError(f"{str(path)!r} has no task that can be used: {problems[0] if problems else 'it is empty.'}")
+    source = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+    return TaskSet(name or path.stem, tuple(tasks), tuple(cases), tuple(problems), source)
+
+
+def describe_sets(vocabulary: Any, seed: int = 0) -> list[dict[str, Any]]:
+    """Returns, for every shipped set, its name, what it asks, and an example from this vocabulary (or why there is none)."""
+    rows: list[dict[str, Any]] = []
+    for name, template in TEMPLATES.items():
+        row: dict[str, Any] = {"name": name, "asks": (template.__doc__ or "").split("\n")[0].rstrip(".")}
+        try:
+            row |= {"example": task_set(name, vocabulary, 1, seed).records()[0]}
+        except TaskError as error:
+            row |= {"problem": str(error)}
+        rows.append(row)
+    return rows
+
+
+def by_length(tasks: Sequence[Task], vocabulary: Vocabulary) -> dict[int, int]:
+    """Returns how many tasks there are of each length in tokens, ascending."""
+    return dict(sorted(Counter(len(vocabulary.encode(t.prompt)) for t in tasks).items()))
+
+
+def _vocabulary(given: Any) -> Vocabulary:
+    vocabulary = getattr(given, "vocabulary", given)
+    if not isinstance(vocabulary, Vocabulary):
+        raise InputError(f"{type(given).__name__} is no vocabulary; expected a spliced model or its .vocabulary.")
+    return vocabulary
+
+
+def _jsonl(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError):
+            yield number, TaskError(f'it is not JSON; expected {{"clean": ..., "patch": ...}}, got {line[:60]!r}.')
+
+
+def _csv(text: str) -> Iterator[tuple[int, Any]]:
+    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    columns = reader.fieldnames or []
+    missing = [name for name in _NEEDED if not any(alias in columns for alias in _COLUMNS[name])]
+    if missing:
+        raise InputError(
+            f"The task set has no column {' and no '.join(map(repr, missing))}; expected {', '.join(_NEEDED)}, got "
+            f"{', '.join(map(repr, columns)) or 'an empty file'}."
+        )
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield reader.line_num, TaskError(f"it is not CSV: {error}.")
+            return
+        yield reader.line_num, row
+
+
+def _task(row: Any) -> tuple[Task, str]:
+    """Turns a row into a task, and the case it is of.
+
+    Raises:
+        TaskError: It lacks something, or something in it is of the wrong kind.
+    """
+    if isinstance(row, TaskError):
+        raise row
+    if not isinstance(row, dict):
+        raise TaskError(f"it is a {type(row).__name__}; expected an object with {', '.join(_NEEDED)}.")
+    found: dict[str, Any] = {}
+    for name, aliases in _COLUMNS.items():
+        value = next((row[a] for a in aliases if row.get(a) not in (None, "")), None)
+        if value is None and name in _NEEDED:
+            raise TaskError(f"it has no {name!r}; expected {', '.join(_NEEDED)}.")
+        found[name] = value
+    for name in ("clean", "patch"):
+        value = found[name]
+        if not isinstance(value, str) and not (isinstance(value, list) and all(_is_id(i) for i in value)):
+            raise TaskError(f"its {name!r} is {str(value)[:60]!r}; expected text, or a list of token ids.")
+    for name in ("answer", "foil"):
+        if not isinstance(found[name], str) and not _is_id(found[name]):
+            raise TaskError(f"its {name!r} is {str(found[name])[:60]!r}; expected text, or a token id.")
+    task = Task(found["clean"], metric=LogitDiff(found["answer"], found["foil"]), patch=found["patch"])
+    return task, str(found["case"] or "")
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _plain(prompt: Any) -> Any:
+    return prompt if isinstance(prompt, str) else list(prompt)
