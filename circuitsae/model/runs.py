@@ -13,6 +13,7 @@ from torch import Tensor
 
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.dictionaries.base import Dictionary
+from circuitsae.errors import TaskError
 from circuitsae.model.hooks import Hook, Prefix
 from circuitsae.model.spliced import OnRead, OnWrite, SplicedModel
 from circuitsae.task.metrics import BoundMetric
@@ -113,14 +114,34 @@ class Readout:
     @property
     def kept(self) -> tuple[int, ...]:
         """The positions whose logits are computed, ascending."""
-        if self.metric is not None and self.metric.positions is None:
+        if self.metric is None or self.metric.reads is not None:
+            return (self.n_tokens - 1,)
+        if self.metric.positions is None:
             return tuple(range(self.n_tokens))
-        wanted = set(self.metric.positions or ()) if self.metric is not None else set()
-        return tuple(sorted(wanted | {self.n_tokens - 1}))
+        return tuple(sorted({*self.metric.positions, self.n_tokens - 1}))
+
+    def of(self, captured: "Captured") -> Float[Tensor, "batch"]:
+        """Returns the metric of each prompt of a run, whether it reads logits or an activation."""
+        assert self.metric is not None
+        if self.metric.reads is None:
+            assert captured.logits is not None
+            return self.value(captured.logits)
+        assert captured.observed is not None
+        x = captured.observed
+        return self.metric(x if self.metric.positions is None else x[:, list(self.metric.positions)])
 
     def value(self, logits: Float[Tensor, "batch kept d_vocab"]) -> Float[Tensor, "batch"]:
-        """Returns the metric of each prompt from the logits at `kept`."""
+        """Returns the metric of each prompt from the logits at `kept`.
+
+        Raises:
+            TaskError: The metric reads an activation, not the logits; `of` takes that from a run.
+        """
         assert self.metric is not None
+        if self.metric.reads is not None:
+            raise TaskError(
+                f"The metric {self.metric.description.get('name')!r} reads {self.metric.reads!r}, not the logits; it can "
+                "be explained by node_effects, but not here."
+            )
         if self.metric.positions is None:
             return self.metric(logits)
         kept = self.kept
@@ -137,6 +158,7 @@ class Captured:
         embed: The token embeddings, the leaf that the graph starts from, `[batch pos d_model]`.
         residuals: By layer, the residual stream entering it.
         logits: Scores at the readout's positions, `[batch kept d_vocab]`; `None` if the run stopped earlier.
+        observed: The activation that the metric reads, `[batch pos d]`; `None` where it reads the logits.
     """
 
     x_in: dict[int, Tensor]
@@ -144,6 +166,7 @@ class Captured:
     embed: Tensor
     residuals: dict[int, Tensor]
     logits: Tensor | None
+    observed: Tensor | None = None
 
 
 EMBED = "hook_embed"
@@ -189,7 +212,15 @@ def forward(
         embed.append(x)
         return x if leaf_embed else None
 
+    observed: list[Tensor] = []
+
+    def observe(x: Tensor) -> Tensor:
+        observed.append(x.flatten(2))
+        return x.view_as(x)  # what is written here comes after the reading and doesn't act on it
+
     hooks: list[tuple[str, Hook]] = [(EMBED, at_embed), *extra]
+    if readout.metric is not None and readout.metric.reads is not None:
+        hooks.append((readout.metric.reads, observe))
     for layer in residuals_at:
         hooks.append((spliced.hooked.residual_name(layer), lambda x, layer=layer: residuals.__setitem__(layer, x)))
     first = 0 if start is None else start.layer
@@ -199,7 +230,7 @@ def forward(
         if spliced.hooked.layer(name) >= first and (stop_at is None or spliced.order(name) <= spliced.order(stop_at))
     ]
     logits = spliced.hooked.forward(tokens, hooks, start=start, logits_at=readout.kept, stop_at=stop_at)
-    return Captured(x_in, x_out, embed[0], residuals, logits)
+    return Captured(x_in, x_out, embed[0], residuals, logits, observed[0] if observed else None)
 
 
 def start_layers(spliced: SplicedModel) -> list[int]:
@@ -231,7 +262,7 @@ def take_apart(spliced: SplicedModel, tokens: Sequence[int], captured: Captured,
             embed=_working(captured.embed[0].detach()),
             logits=logits[0].detach(),
             kept=readout.kept,
-            metric=None if readout.metric is None else float(readout.value(logits.detach())[0]),
+            metric=None if readout.metric is None else float(readout.of(captured)[0]),
             prefixes={layer: Prefix(layer, x.detach()) for layer, x in captured.residuals.items()},
         )
 

@@ -1,0 +1,274 @@
+"""What a method works with: one task on one model, its clean run, its gradients, baseline and nodes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitsae.attribution.baselines import Baseline, FeatureNodes, feature_nodes, make_baseline
+from circuitsae.attribution.edges import freezes
+from circuitsae.attribution.nodes import NodeBlock, NodeEffects
+from circuitsae.errors import CancelledError, InputError, UnknownNameError
+from circuitsae.model.hooks import Hook
+from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward, run_clean, start_layers, take_apart
+from circuitsae.model.spliced import OnWrite, SplicedModel
+from circuitsae.task.task import PreparedTask
+
+Gradient = Literal["pass-through", "through-dictionary", "frozen"]
+GRADIENTS: tuple[str, ...] = get_args(Gradient)
+
+Progress = Callable[[int, int, str], object]
+"""Called with work done, work in all and a word for it; returning `False` (or raising) cancels."""
+
+
+class Context:
+    """What a method works with: one task on one model, its clean run, baseline and nodes.
+
+    The clean run is made when first asked for; `gradients` makes it together with the backward pass, so that
+    attribution patching costs one forward and one backward pass in all.
+    """
+
+    def __init__(
+        self,
+        spliced: SplicedModel,
+        task: PreparedTask,
+        *,
+        method: str,
+        baseline: str,
+        gradient: str = "pass-through",
+        reference: Sequence[Sequence[int]] | None = None,
+        options: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if gradient not in GRADIENTS:
+            raise UnknownNameError("gradient", gradient, GRADIENTS)
+        self.spliced, self.task = spliced, task
+        self.method, self.gradient = method, gradient
+        self.options = dict(options or {})
+        self.readout = Readout(task.metric, len(task.tokens))
+        self.batch = torch.tensor([task.tokens], device=spliced.device)
+        self.passes = {"forward": 0.0, "backward": 0.0}
+        self._progress = progress
+        self._baseline_name, self._reference = baseline, reference
+        self._run: Run | None = None
+        self._baseline: Baseline | None = None
+        self._nodes: tuple[FeatureNodes, ...] | None = None
+
+    def tick(self, done: int, total: int, what: str) -> None:
+        """Reports progress.
+
+        Raises:
+            CancelledError: The caller's callback said `False`.
+        """
+        if self._progress is not None and self._progress(done, total, what) is False:
+            raise CancelledError(f"Cancelled after {done} of {total} {what}.")
+
+    @property
+    def run(self) -> Run:
+        """The clean run."""
+        if self._run is None:
+            self.passes["forward"] += 1
+            self._run = run_clean(self.spliced, self.task.tokens, self.task.metric)
+        return self._run
+
+    @property
+    def baseline(self) -> Baseline:
+        """What nodes are set to. The patch prompt is run when this is first asked for."""
+        if self._baseline is None:
+            patch = None
+            if self._baseline_name == "patch" and self.task.patch_tokens is not None:
+                self.passes["forward"] += 1
+                patch = run_clean(self.spliced, self.task.patch_tokens, self.task.metric)
+            self._baseline = make_baseline(
+                self.spliced,
+                self._baseline_name,
+                n_tokens=len(self.task.tokens),
+                patch=patch,
+                reference=self._reference,
+                progress=self._progress,
+            )
+        return self._baseline
+
+    @property
+    def nodes(self) -> tuple[FeatureNodes, ...]:
+        """The feature nodes, one entry a dictionary."""
+        if self._nodes is None:
+            self._nodes = tuple(
+                feature_nodes(run, features)
+                for run, features in zip(self.run.features, self.baseline.features, strict=True)
+            )
+        return self._nodes
+
+    def gradients(
+        self, extra: Sequence[tuple[str, Hook]] = ()
+    ) -> tuple[dict[str, Float[Tensor, "pos d_out"]], Float[Tensor, "pos d_model"]]:
+        """Returns the metric's gradient at every hook point written and at the embeddings, at the clean run.
+
+        With the `pass-through` gradient this is the gradient of the bare model; with `through-dictionary` the error is
+        a constant and the gradient below a site flows through decode and encode; with `frozen` attention patterns and
+        normalisation scales are constants. Cost: one backward pass, and one forward pass that also serves as the clean
+        run where nothing modifies it.
+
+        Args:
+            extra: Hooks that modify the backward pass (see [circuitsae.attribution.rules][]); they must leave values
+                what they are.
+        """
+        captured, value = self.linearise(extra, run_too=not extra and self.gradient == "pass-through")
+        at = [captured.x_out[name] for name in self.spliced.written]
+        *sites, embed = self.backward(value, [*at, captured.embed])
+        return {name: g[0] for name, g in zip(self.spliced.written, sites, strict=True)}, embed[0]
+
+    def linearise(self, extra: Sequence[tuple[str, Hook]] = (), *, run_too: bool = False) -> tuple[Captured, Tensor]:
+        """Runs the model with an autograd graph from the embeddings on; gives what it captured and the metric.
+
+        With `run_too` the pass also serves as the clean run, if that is not there yet. Cost: one forward pass.
+        """
+        hooks = [*self.freezing(), *extra]
+        with torch.enable_grad():
+            read: dict[int, Tensor] = {}
+            through = self.gradient == "through-dictionary"
+            captured = forward(
+                self.spliced,
+                self.batch,
+                self.readout,
+                leaf_embed=True,
+                on_read=read.__setitem__ if through else None,
+                on_write=self._through_dictionaries(read) if through else None,
+                residuals_at=start_layers(self.spliced) if run_too and self._run is None else [],
+                extra=hooks,
+            )
+            value = self.readout.of(captured)
+        self.passes["forward"] += 1
+        if run_too and self._run is None:
+            self._run = take_apart(self.spliced, self.task.tokens, captured, self.readout)
+        return captured, value
+
+    def backward(self, value: Tensor, inputs: Sequence[Tensor], *, retain: bool = False) -> list[Tensor]:
+        """Returns a metric's gradients by activations of a run, zero where it doesn't depend on them.
+
+        Cost: one backward pass.
+
+        Raises:
+            InputError: The metric can't be differentiated.
+        """
+        if not value.requires_grad:
+            raise InputError("The metric does not depend on the model in a way that can be differentiated.")
+        found = torch.autograd.grad(value.sum(), inputs, allow_unused=True, retain_graph=retain)
+        self.passes["backward"] += 1
+        dtype = self.run.embed.dtype
+        return [
+            (torch.zeros_like(x) if g is None else g).detach().to(dtype) for x, g in zip(inputs, found, strict=True)
+        ]
+
+    def freezing(self) -> list[tuple[str, Hook]]:
+        """Returns the hooks that the `frozen` gradient holds patterns and scales by; none for the other gradients."""
+        return freezes(self.spliced) if self.gradient == "frozen" else []
+
+    def _through_dictionaries(self, read: Mapping[int, Tensor]) -> OnWrite:
+        """Returns the splice that lets gradients flow through decode and encode; values stay what they are.
+
+        `read` holds what each dictionary read in this run: every one reads before it writes.
+        """
+        spliced, run = self.spliced, self.run
+
+        def on_write(name: str, x: Tensor) -> Tensor:
+            rebuilt = torch.zeros_like(x)
+            for number, out in spliced.writers[name]:
+                feature_run = run.features[number]
+                features = feature_run.features
+                x_in = read[number][0].to(run.embed.dtype)
+                values = feature_run.dictionary.pre_activations(x_in, features.rows, features.indices)
+                if feature_run.scale is not None:
+                    values = values * feature_run.scale[features.rows]
+                decoded = torch.zeros(x.shape[1:], dtype=values.dtype, device=x.device).index_add(
+                    0, features.rows, values[:, None] * feature_run.decoders[out][feature_run.inverse]
+                )
+                if out == 0 and run.sites[name].skip is not None:
+                    kept = spliced.kept_positions(len(x_in))
+                    path = feature_run.dictionary.skip(x_in[kept])
+                    if path is not None:
+                        decoded = decoded.index_add(0, torch.tensor(kept, device=x.device), path)
+                rebuilt = rebuilt + decoded.to(x.dtype)
+            return rebuilt + (x - rebuilt).detach()
+
+        return on_write
+
+    def effects(
+        self,
+        gradients: Mapping[str, Float[Tensor, "pos d_out"]],
+        embed_gradient: Float[Tensor, "pos d_model"],
+    ) -> NodeEffects:
+        """Returns the effects that gradients predict: `gradient . (baseline - value)` for every node.
+
+        A feature's is `(W_dec[i] . g) * (a' - a)`, an error node's `g . (e' - e)` (DESIGN.md, section 3.2). The
+        gradients may be averages over several points, or of a modified backward pass.
+        """
+        blocks: list[NodeBlock] = []
+        for number in range(len(self.nodes)):
+            slopes = self.slopes(number, gradients)
+            blocks.append(self.feature_block(number, slopes * self.feature_changes(number), slopes))
+        for hook in self.spliced.written:
+            blocks.append(self.error_block(hook, (gradients[hook] * self.vector_changes(hook)).sum(-1)))
+        blocks.append(self.token_block((embed_gradient * self.vector_changes(EMBED)).sum(-1)))
+        return self.finish(blocks)
+
+    def slopes(self, number: int, gradients: Mapping[str, Float[Tensor, "pos d_out"]]) -> Float[Tensor, "node"]:
+        """Returns the metric's derivative by each of a dictionary's features: `W_dec[i] . g` over all that it writes."""
+        nodes = self.nodes[number]
+        slopes = torch.zeros_like(nodes.activations)
+        for out, hook in enumerate(self.spliced.dictionaries[number].hook_outs):
+            slopes = slopes + nodes.along(gradients[self.spliced.canonical(hook)], out)
+        return slopes
+
+    def feature_changes(self, number: int) -> Float[Tensor, "node"]:
+        """Returns by how much each of a dictionary's features changes when it is set to its baseline."""
+        return self.nodes[number].baselines - self.nodes[number].activations
+
+    def vector_changes(self, hook: str) -> Float[Tensor, "pos d"]:
+        """Returns the same for the error nodes of a hook point written, or for the tokens (`EMBED`)."""
+        if hook == EMBED:
+            embed = self.run.embed
+            return -embed if self.baseline.embed is None else self.baseline.embed - embed
+        error = self.run.sites[hook].error
+        return -error if self.baseline.errors is None else self.baseline.errors[hook] - error
+
+    def feature_block(self, number: int, effects: Tensor, slopes: Tensor | None) -> NodeBlock:
+        """Returns the block of one dictionary's features with these effects."""
+        nodes = self.nodes[number]
+        site = self.spliced.dictionaries[number].site
+        return NodeBlock(
+            "feature", site, nodes.positions, nodes.indices, nodes.activations, nodes.baselines, effects, slopes
+        )
+
+    def error_block(self, hook: str, effects: Float[Tensor, "pos"]) -> NodeBlock:
+        """Returns the block of one hook point's error nodes with these effects."""
+        error = self.run.sites[hook].error
+        norms = error.norm(dim=-1)
+        base = torch.zeros_like(norms) if self.baseline.errors is None else self.baseline.errors[hook].norm(dim=-1)
+        return NodeBlock("error", hook, torch.arange(len(norms), device=norms.device), None, norms, base, effects)
+
+    def token_block(self, effects: Float[Tensor, "pos"]) -> NodeBlock:
+        """Returns the block of the tokens with these effects."""
+        norms = self.run.embed.norm(dim=-1)
+        base = torch.zeros_like(norms) if self.baseline.embed is None else self.baseline.embed.norm(dim=-1)
+        return NodeBlock("token", "", torch.arange(len(norms), device=norms.device), None, norms, base, effects)
+
+    def finish(self, blocks: Sequence[NodeBlock]) -> NodeEffects:
+        """Returns the blocks with what the context knows of how they came about."""
+        assert self.run.metric is not None
+        n_tokens = len(self.task.tokens)
+        kept = set(self.spliced.kept_positions(n_tokens))
+        return NodeEffects(
+            blocks=tuple(blocks),
+            metric=self.run.metric,
+            baseline_metric=self.baseline.metric,
+            method=self.method,
+            baseline=self.baseline.name,
+            gradient=self.gradient,
+            options=self.options,
+            token_strings=self.task.strings,
+            skipped=frozenset(range(n_tokens)) - kept,
+            passes=dict(self.passes),
+        )
