@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 
 
 def start_torch(args: argparse.Namespace) -> None:
-    """Imports torch with as many threads as were asked for."""
+    """Imports torch with as many threads as were asked for, and TransformerLens without what no command uses."""
     import torch
+
+    from circuitsae.model import lean
+
+    lean.start()
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)

@@ -20,6 +20,7 @@ _DEFERRED = {  # module: those of its names that are such decorators
     "datasets.iterable_dataset": (),
     "datasets.load": (),
     "pandas": (),
+    "scipy.optimize": (),  # for object detection
     "torch._dynamo": _DECORATORS,
     "torch._dynamo._trace_wrapped_higher_order_op": (),
 }

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from circuitsae.errors import TaskError
+from circuitsae.errors import TaskError, near_matches
 
 
 class Vocabulary:
@@ -30,7 +30,8 @@ class Vocabulary:
         """Returns a prompt's token ids; text gets the model's BOS, ids are taken as they are.
 
         Raises:
-            TaskError: The prompt is empty, is text where there is no tokenizer, or holds an id outside the vocabulary.
+            TaskError: The prompt is empty, is text where there is no tokenizer, or holds a word or an id outside the
+                vocabulary.
         """
         if isinstance(prompt, str):
             if not prompt.strip():
@@ -47,7 +48,7 @@ class Vocabulary:
         """Returns the id of a single token given as text or as an id.
 
         Raises:
-            TaskError: The text is several tokens; the message gives the split.
+            TaskError: The text is several tokens, whose split the message gives, or a word outside the vocabulary.
         """
         if not isinstance(answer, str):
             return self._check(answer)
@@ -79,7 +80,25 @@ class Vocabulary:
     def _split(self, text: str) -> list[int]:
         if self.tokenizer is None:
             raise TaskError(f"This model has no tokenizer: give token ids, not the text {text!r}.")
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        if unknown is not None and unknown in ids and self.tokenizer.unk_token not in text:
+            word = self._word(text, ids.index(unknown))
+            near = near_matches(word, [self.string(i).strip() for i in range(self.d_vocab)])
+            raise TaskError(
+                f"The word {word!r} is not in this model's vocabulary of {self.d_vocab} tokens; "
+                + (f"near it: {', '.join(map(repr, near))}." if near else "expected words that it knows.")
+            )
+        return ids
+
+    def _word(self, text: str, number: int) -> str:
+        """Returns the part of a text that its token of that number stands for."""
+        if not getattr(self.tokenizer, "is_fast", False):
+            return text
+        start, end = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"][
+            number
+        ]
+        return text[start:end].strip()
 
     def _check(self, token_id: Any) -> int:
         if isinstance(token_id, bool) or not hasattr(token_id, "__index__"):
