@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from circuitsae.attribution.effects import NodeEffects, node_effects
     from circuitsae.dictionaries.base import Dictionary
     from circuitsae.errors import CircuitsaeError
+    from circuitsae.graph.aggregation import aggregate
     from circuitsae.graph.circuit import Circuit
+    from circuitsae.graph.comparison import Comparison, compare
     from circuitsae.interventions import Ablate, Add, InterventionResult, Scale, Set, intervene
     from circuitsae.model.loading import load
     from circuitsae.model.spliced import SplicedModel
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from circuitsae.task.metrics import Logit, LogitDiff, LogProb, Probability
     from circuitsae.task.sets import TaskSet, read_tasks, task_set
     from circuitsae.task.task import Task
-    from circuitsae.tracing import trace
+    from circuitsae.tracing import trace, trace_many
 
 __version__ = "0.1.0"
 
@@ -34,6 +36,7 @@ __all__ = [
     "Add",
     "Circuit",
     "CircuitsaeError",
+    "Comparison",
     "Dictionary",
     "InterventionResult",
     "LogProb",
@@ -47,6 +50,8 @@ __all__ = [
     "Task",
     "TaskSet",
     "__version__",
+    "aggregate",
+    "compare",
     "intervene",
     "load",
     "node_effects",
@@ -54,6 +59,7 @@ __all__ = [
     "register",
     "task_set",
     "trace",
+    "trace_many",
 ]
 
 _HOMES = {
@@ -61,6 +67,7 @@ _HOMES = {
     "Add": "interventions",
     "Circuit": "graph.circuit",
     "CircuitsaeError": "errors",
+    "Comparison": "graph.comparison",
     "Dictionary": "dictionaries.base",
     "InterventionResult": "interventions",
     "LogProb": "task.metrics",
@@ -73,6 +80,8 @@ _HOMES = {
     "SplicedModel": "model.spliced",
     "Task": "task.task",
     "TaskSet": "task.sets",
+    "aggregate": "graph.aggregation",
+    "compare": "graph.comparison",
     "intervene": "interventions",
     "load": "model.loading",
     "node_effects": "attribution.effects",
@@ -80,6 +89,7 @@ _HOMES = {
     "register": "registry",
     "task_set": "task.sets",
     "trace": "tracing",
+    "trace_many": "tracing",
 }
 
 

@@ -1,11 +1,14 @@
 r"""Node keys: the readable strings that name a circuit's nodes, and their parts.
 
 A feature is `blocks.3.hook_mlp_out/17@5` (site, index, position), the error node beside it
-`blocks.3.hook_mlp_out/error@5`, an input token `token@5`; `bias` and `metric` stand alone. Where a circuit is
+`blocks.3.hook_mlp_out/error@5`, an input token `token@5`; `bias` and `metric` stand alone. Where the next tokens' logits
+are the targets, `logit/262@5` is the one of token id 262, read at position 5: a metric node, too. Where a circuit is
 aggregated over positions the `@5` is left out; in interventions `@*` means every position.
 
 >>> parse("blocks.3.hook_mlp_out/17@5")
 NodeKey(kind='feature', site='blocks.3.hook_mlp_out', index=17, position=5)
+>>> parse("logit/262@5")
+NodeKey(kind='metric', site=None, index=262, position=5)
 >>> str(parse("token@2"))
 'token@2'
 >>> sorted(["blocks.10.hook_resid_post/0@1", "blocks.9.hook_resid_post/0@1"], key=sort_key)
@@ -22,6 +25,7 @@ Position = int | Literal["*"] | None
 
 BIAS = "bias"
 METRIC = "metric"
+LOGIT = "logit"
 
 _KEY = re.compile(r"(?:(?P<site>[^/@\s]+)/(?P<part>\d+|error)|(?P<token>token))(?:@(?P<position>\d+|\*))?")
 _KIND_ORDER = {"token": 0, "bias": 1, "feature": 2, "error": 3, "metric": 4}
@@ -36,11 +40,13 @@ class NodeKey(NamedTuple):
     position: Position = None
 
     def __str__(self) -> str:
-        if self.kind in (BIAS, METRIC):
+        if self.kind == BIAS or (self.kind == METRIC and self.index is None):
             return self.kind
         at = "" if self.position is None else f"@{self.position}"
         if self.kind == "token":
             return f"token{at}"
+        if self.kind == METRIC:
+            return f"{LOGIT}/{self.index}{at}"
         return f"{self.site}/{'error' if self.kind == 'error' else self.index}{at}"
 
     def at(self, position: Position) -> "NodeKey":
@@ -63,6 +69,11 @@ def token(position: Position = None) -> str:
     return "token" if position is None else f"token@{position}"
 
 
+def logit(token_id: int, position: Position = None) -> str:
+    """Returns the key of the metric node that stands for one next token's logit."""
+    return feature(LOGIT, token_id, position)
+
+
 def parse(key: str) -> NodeKey:
     """Takes a node key apart.
 
@@ -75,12 +86,15 @@ def parse(key: str) -> NodeKey:
     if match is None:
         raise NodeError(
             f"{key!r} is not a node key; expected 'SITE/INDEX@POSITION' (such as 'blocks.3.hook_mlp_out/17@5'), "
-            "'SITE/error@POSITION', 'token@POSITION', 'bias' or 'metric', where POSITION may be '*'."
+            "'SITE/error@POSITION', 'token@POSITION', 'bias', 'metric' or 'logit/TOKEN_ID@POSITION', where POSITION may "
+            "be '*'."
         )
     at = match["position"]
     position: Position = None if at is None else "*" if at == "*" else int(at)
     if match["token"]:
         return NodeKey("token", position=position)
+    if match["site"] == LOGIT and match["part"] != "error":
+        return NodeKey(METRIC, index=int(match["part"]), position=position)
     if match["part"] == "error":
         return NodeKey("error", match["site"], position=position)
     return NodeKey("feature", match["site"], int(match["part"]), position)

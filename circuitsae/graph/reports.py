@@ -35,9 +35,9 @@ def summary(circuit: "Circuit") -> list[str]:
     lines = [title]
     metric = about.get("metric", {})
     if metric:
-        value = f" = {_number(about['metric_value'])}" if "metric_value" in about else ""
+        value = f" = {number_text(about['metric_value'])}" if "metric_value" in about else ""
         against = about.get("baseline_metric_value")
-        beside = "" if against is None else f" ({_number(against)} on the patch prompt)"
+        beside = "" if against is None else f" ({number_text(against)} on the patch prompt)"
         lines.append(f"metric: {metric.get('description') or metric.get('name', '')}{value}{beside}")
     kept = about.get("kept", {})
     parts: list[str] = []
@@ -67,25 +67,25 @@ def as_text(circuit: "Circuit", n: int = 10) -> str:
         columns = [
             [key for key, _ in nodes],
             [_quoted(data.get("token")) for _, data in nodes],
-            [_number(data.get("activation")) for _, data in nodes],
-            [_number(data.get("effect"), signed=True) for _, data in nodes],
+            [number_text(data.get("activation")) for _, data in nodes],
+            [number_text(data.get("effect"), signed=True) for _, data in nodes],
         ]
         if any("measured_effect" in data for _, data in nodes):
             header, align = [*header, "measured"], align + ">"
-            columns.append([_number(data.get("measured_effect"), signed=True) for _, data in nodes])
+            columns.append([number_text(data.get("measured_effect"), signed=True) for _, data in nodes])
         if any("label" in data for _, data in nodes):
             header, align = [*header, "label"], align + "<"
             columns.append([" ".join(data.get("label", "").split())[:80] for _, data in nodes])
-        lines += ["", *_table(header, columns, align)]
+        lines += ["", *table_lines(header, columns, align)]
     edges = [(*ends, circuit.graph.edges[ends]) for ends in circuit.strongest_edges(n)]
     if edges:
         columns = [
             [source for source, _, _ in edges],
             [f"-> {target}" for _, target, _ in edges],
-            [_number(data.get("contribution"), signed=True) for _, _, data in edges],
-            [_number(data["weight"], signed=True) for _, _, data in edges],
+            [number_text(data.get("contribution"), signed=True) for _, _, data in edges],
+            [number_text(data["weight"], signed=True) for _, _, data in edges],
         ]
-        lines += ["", *_table(["strongest edges", "", "contribution", "weight"], columns, "<<>>")]
+        lines += ["", *table_lines(["strongest edges", "", "contribution", "weight"], columns, "<<>>")]
     return "\n".join(lines)
 
 
@@ -101,11 +101,11 @@ def as_html(circuit: "Circuit", n: int = 10) -> str:
 
 
 def _html_cells(key: str, data: Mapping[str, Any]) -> list[str]:
-    signed = [_number(data.get(name), signed=True) for name in ("effect", "measured_effect")]
-    return [key, _quoted(data.get("token")), _number(data.get("activation")), *signed, data.get("label", "")]
+    signed = [number_text(data.get(name), signed=True) for name in ("effect", "measured_effect")]
+    return [key, _quoted(data.get("token")), number_text(data.get("activation")), *signed, data.get("label", "")]
 
 
-def _table(header: list[str], columns: list[list[str]], align: str) -> list[str]:
+def table_lines(header: list[str], columns: list[list[str]], align: str) -> list[str]:
     """Returns lines of columns, each as wide as its widest cell."""
     widths = [max(map(len, [title, *column])) for title, column in zip(header, columns, strict=True)]
     rows = [header, *map(list, zip(*columns, strict=True))]
@@ -119,7 +119,8 @@ def _quoted(token: str | None) -> str:
     return "" if token is None else repr(token)
 
 
-def _number(value: float | None, signed: bool = False) -> str:
+def number_text(value: float | None, signed: bool = False) -> str:
+    """Returns a number of three digits as text; nothing where it is not known."""
     return "" if value is None else f"{value:{'+' if signed else ''}.3g}"
 
 

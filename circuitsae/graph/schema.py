@@ -25,8 +25,17 @@ Attributes: TypeAlias = dict[str, Any]
 
 SCHEMA = "circuitsae/1"
 VERSION = 1
-NODE_NUMBERS = ("activation", "baseline", "effect", "measured_effect", "influence", "explained", "total")
-EDGE_NUMBERS = ("contribution", "weight")
+NODE_NUMBERS = (
+    *("activation", "baseline", "effect", "measured_effect", "influence", "cumulative_influence", "explained", "total"),
+    *("probability", "merged"),
+    *("count", "activation_std", "effect_std"),  # of circuits averaged over prompts
+    *("activation_a", "activation_b", "effect_a", "effect_b"),  # of the comparison of two circuits
+)
+EDGE_NUMBERS = (
+    *("contribution", "weight"),
+    *("count", "contribution_std", "weight_std"),
+    *("contribution_a", "contribution_b", "weight_a", "weight_b"),
+)
 FROM_KEY = ("kind", "site", "layer", "index", "position")
 
 _LONGEST_KEY = 1_000
@@ -230,7 +239,7 @@ def _normalise_edge(graph: Graph, source: str, target: str, data: Attributes) ->
 
     if graph.nodes[target]["kind"] in ("token", "bias"):
         raise InputError(f"The {where()} ends at a {graph.nodes[target]['kind']} node, which nothing acts on.")
-    if source == names.METRIC:
+    if graph.nodes[source]["kind"] == names.METRIC:
         raise InputError(f"The {where()} starts at the metric, which acts on nothing.")
     if "weight" not in data:
         raise InputError(f"The {where()} has no weight.")

@@ -12,9 +12,14 @@ SIGNATURES = {
     "node_effects": "(spliced, task, *, method='attribution-patching', baseline=None, gradient='pass-through', "
     "sites=None, skip_positions=None, reference=None, progress=None, **options)",
     "trace": "(spliced, task, *, method='attribution-patching', baseline=None, gradient='pass-through', "
-    "linearisation='gradient', sites=None, max_nodes=256, node_threshold=None, edge_threshold=None, prune='top-k', "
-    "skip_positions=None, skip_nodes=False, measure=0, reference=None, progress=None, **method_options)",
-    "intervene": "(spliced, task, edits, *, errors='live', baseline=None, circuit=None, nodes=None, skip_positions=None)",
+    "linearisation='gradient', sites=None, targets='metric', logit_share=0.95, max_logits=10, max_nodes=256, "
+    "node_threshold=None, edge_threshold=None, top_edges=None, prune='top-k', merge_pruned=False, skip_positions=None, "
+    "skip_nodes=False, drop_positions=(), measure=0, reference=None, compat=None, progress=None, **method_options)",
+    "trace_many": "(spliced, tasks, *, align='position', slots=None, min_count=1, progress=None, **options)",
+    "aggregate": "(circuits, *, align='position', slots=None, min_count=1)",
+    "compare": "(a, b, *, align='position', slots=None)",
+    "intervene": "(spliced, task, edits, *, errors='live', attention='free', normalisation='free', direct_only=False, "
+    "baseline=None, circuit=None, nodes=None, skip_positions=None)",
     "Task": "(prompt, metric, patch=None)",
     "LogitDiff": "(answer, foil, position=-1)",
     "Logit": "(answer, position=-1)",

@@ -127,6 +127,7 @@ class Circuit {
     if (kind === "token") return `token${at}`;
     if (kind === "feature") return `${this.sites[this.site[i]].id}/${this.index[i]}${at}`;
     if (kind === "error") return `${this.sites[this.site[i]].id}/error${at}`;
+    if (kind === "metric" && this.index[i] >= 0) return `logit/${this.index[i]}${at}`;
     return kind;
   }
 
@@ -147,6 +148,7 @@ class Circuit {
     if (kind === "feature") return `${this.siteName(i)}/${this.index[i]}`;
     if (kind === "error") return `${this.siteName(i)} error`;
     if (kind === "token") return this.tokenAt(i) ? quoted(this.tokenAt(i)) : "token";
+    if (kind === "metric" && this.index[i] >= 0) return this.label[i] ? `logit of ${quoted(this.label[i])}` : `logit ${this.index[i]}`;
     return kind;
   }
 

@@ -195,7 +195,7 @@ class Stage {
       box(cut(visible(text).trim() || visible(text) || "token", 14), 40, BOX.token, 7);
     } else if (kind === "metric") {
       const value = circuit.about.metric_value;
-      const text = value === undefined ? "metric" : `metric ${format(value)}`;
+      const text = circuit.index[id] >= 0 ? cut(circuit.name(id), 18) : value === undefined ? "metric" : `metric ${format(value)}`;
       box(text, this.measure(text, 13) + 30, BOX.metric, 15);
     } else if (kind === "bias") box("bias", 42, BOX.token, 7);
     else {
