@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from circuitsae.graph.circuit import Circuit
     from circuitsae.graph.comparison import Comparison, compare
     from circuitsae.interventions import Ablate, Add, InterventionResult, Scale, Set, intervene
+    from circuitsae.labels.describing import describe
+    from circuitsae.labels.sources import label_circuit, open_labels
     from circuitsae.model.loading import load
     from circuitsae.model.spliced import SplicedModel
     from circuitsae.registry import register
@@ -52,9 +54,12 @@ __all__ = [
     "__version__",
     "aggregate",
     "compare",
+    "describe",
     "intervene",
+    "label_circuit",
     "load",
     "node_effects",
+    "open_labels",
     "read_tasks",
     "register",
     "task_set",
@@ -82,9 +87,12 @@ _HOMES = {
     "TaskSet": "task.sets",
     "aggregate": "graph.aggregation",
     "compare": "graph.comparison",
+    "describe": "labels.describing",
     "intervene": "interventions",
+    "label_circuit": "labels.sources",
     "load": "model.loading",
     "node_effects": "attribution.effects",
+    "open_labels": "labels.sources",
     "read_tasks": "task.sets",
     "register": "registry",
     "task_set": "task.sets",

@@ -72,6 +72,28 @@ ROWS: tuple[Row, ...] = (
         "exporters", "html", "circuitsae.export.formats:as_html", "an interactive page of its own", {"suffix": ".html"}
     ),
     # labels
+    Row(
+        "labels",
+        "store",
+        "circuitsae.labels.parquet:ParquetLabels",
+        "a Parquet file, as 'circuitsae describe' writes it",
+        {"suffixes": (".parquet",)},
+    ),
+    Row(
+        "labels",
+        "table",
+        "circuitsae.labels.tables:TableLabels",
+        "a table of features and labels: CSV, TSV, JSON, JSON Lines",
+        {"suffixes": (".csv", ".tsv", ".json", ".jsonl")},
+    ),
+    Row("labels", "neuronpedia", "circuitsae.labels.neuronpedia:NeuronpediaLabels", "Neuronpedia's web API"),
+    Row(
+        "labels",
+        "neuronpedia-export",
+        "circuitsae.labels.neuronpedia:NeuronpediaExport",
+        "files that Neuronpedia exports",
+        {"suffixes": (".jsonl.gz",)},
+    ),
     # presets
     Row(
         "presets",

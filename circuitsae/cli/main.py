@@ -16,6 +16,7 @@ COMMANDS = {
     "effects": "list what each active feature does to the answer, without the graph",
     "intervene": "ablate, scale, add to or set nodes, and see what becomes of the answer",
     "export": "write a saved circuit in another format",
+    "describe": "describe every feature of a model's dictionaries by a text",
     "serve": "open the app in the browser",
     "presets": "list the models and dictionaries that have a name",
     "fetch": "get a preset's files",

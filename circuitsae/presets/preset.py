@@ -9,7 +9,9 @@ origin = "https://example.org/where-it-is-from"
 licence = "MIT"
 prepend_bos = true                    # else what the dictionaries' configurations say
 skip_positions = [0]                  # positions at which no dictionary is applied
+skip_sinks = 4.0                      # nor where a vector has more than this many times the median norm
 memory = 1_200_000_000                # bytes in use while tracing a short prompt
+labels = "./labels.parquet"            # or another source that circuitsae.labels.open_labels knows
 dictionaries = [
   "./saes/blocks.3.hook_resid_post",  # ./ ../ ~ and / begin a folder; the first two are seen from this file
   "gpt2-small-res-jb/blocks.8.hook_resid_pre",  # anything else is a name that a loader knows
@@ -92,6 +94,7 @@ class Preset:
         dictionaries: Folders, or names that a loader knows.
         prepend_bos: Whether text gets a BOS token; what the dictionaries say where `None`.
         skip_positions: Positions at which no dictionary is applied.
+        skip_sinks: Nor where a vector has more than this many times the prompt's median norm; `None` for no such rule.
         card: A Markdown file that says how it was made and how good it is.
         origin: Where model and dictionaries are from.
         licence: Under which terms they may be used.
@@ -100,6 +103,7 @@ class Preset:
         disk: Bytes that it takes on disk once it is there.
         memory: Bytes in use while a short prompt is traced.
         examples: Tasks to begin with.
+        labels: Where its features' labels are: a file, or a source that `circuitsae.labels.open_labels` knows.
         source: The file that it was read from.
     """
 
@@ -109,6 +113,7 @@ class Preset:
     dictionaries: tuple[str, ...]
     prepend_bos: bool | None = None
     skip_positions: tuple[int, ...] = ()
+    skip_sinks: float | None = None
     card: Path | None = None
     origin: str = ""
     licence: str = ""
@@ -117,6 +122,7 @@ class Preset:
     disk: int = 0
     memory: int = 0
     examples: tuple[Example, ...] = ()
+    labels: str = ""
     source: Path | None = field(default=None, compare=False)
 
     def card_text(self) -> str:
@@ -156,9 +162,9 @@ class _Reader:
     def preset(self, table: Mapping[str, Any]) -> Preset:
         fields: dict[str, Callable[[str, Any], Any]] = {
             "name": self._name, "summary": self._text, "model": self._model, "dictionaries": self._dictionaries,
-            "prepend_bos": self._flag, "skip_positions": self._positions, "card": self._card, "origin": self._text,
+            "prepend_bos": self._flag, "skip_positions": self._positions, "skip_sinks": self._multiple, "card": self._card, "origin": self._text,
             "licence": self._text, "gated": self._flag, "download": self._bytes, "disk": self._bytes,
-            "memory": self._bytes, "examples": self._examples,
+            "memory": self._bytes, "examples": self._examples, "labels": self._labels,
         }  # fmt: skip
         values = self._values("", table, fields, required=("name", "summary", "model", "dictionaries"))
         return Preset(**values, source=self.path)
@@ -195,6 +201,11 @@ class _Reader:
             raise self.wrong(f"{key} is {_shown(value)}; expected true or false.")
         return value
 
+    def _multiple(self, key: str, value: Any) -> float:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 1:
+            raise self.wrong(f"{key} is {_shown(value)}; expected a multiple of the median norm, above 1.")
+        return float(value)
+
     def _bytes(self, key: str, value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise self.wrong(f"{key} is {_shown(value)}; expected a number of bytes.")
@@ -226,6 +237,10 @@ class _Reader:
         if not card.is_file():
             raise self.wrong(f"{key} names {str(value)!r}, but there is no file {card}.")
         return card
+
+    def _labels(self, key: str, value: Any) -> str:
+        given = self._text(key, value)
+        return str(self._path(given).resolve()) if given.startswith(("./", "../", "~", "/")) else given
 
     def _dictionaries(self, key: str, value: Any) -> tuple[str, ...]:
         given = [self._text(f"{key}[{i}]", one) for i, one in enumerate(self._list(key, value, "folders and names"))]

@@ -2,7 +2,7 @@
 
 import argparse
 
-from circuitsae.cli import options
+from circuitsae.cli import labelling, options
 from circuitsae.cli.output import Console
 
 DESCRIPTION = """\
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("circuit", metavar="CIRCUIT", help="a file that trace wrote")
     parser.add_argument("-o", "--output", action="append", default=[], metavar="FILE", help="where to; repeatable")
     parser.add_argument("--format", metavar="NAME", help="the format, where the suffix does not tell")
-    parser.add_argument("--labels", metavar="FILE", help="feature labels to add: CSV, JSON or JSONL")
+    parser.add_argument("--labels", metavar="FILE", help="feature labels to add: a file, or NAME:... of a source")
     parser.add_argument("--top", type=options.positive, default=10, metavar="N", help="rows to show (%(default)s)")
 
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     outputs = [(path, args.format or exporter_for(path).name) for path in args.output]
     circuit = Circuit.load(args.circuit)
     if args.labels:
-        circuit = circuit.with_labels(args.labels)
+        labelling.label(circuit, args.labels, None, console)
     written = [file for path, name in outputs for file in circuit.export(path, format=name)]
     if console.as_json:
         console.print(circuit.to_json().rstrip())

@@ -2,7 +2,7 @@
 
 import argparse
 
-from circuitsae.cli import models, options
+from circuitsae.cli import labelling, models, options
 from circuitsae.cli.output import Console
 
 DESCRIPTION = """\
@@ -55,6 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the circuit; format by suffix; repeatable",
     )
+    result.add_argument(
+        "--labels", metavar="SOURCE", help="feature labels: a file or NAME:...; the preset's own by default, or none"
+    )
     result.add_argument("--html", metavar="FILE", help="write the circuit as one page that opens from disk")
     result.add_argument("--top", type=options.positive, default=10, metavar="N", help="rows to show (%(default)s)")
 
@@ -93,6 +96,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             progress=progress,
             **method_options,
         )
+    labelling.label(circuit, args.labels, spliced.preset, console, spliced.dictionaries)
     written = [file for path, name in outputs for file in circuit.export(path, format=name)]
     if console.as_json:
         console.print(circuit.to_json().rstrip())
