@@ -80,6 +80,8 @@ class FeatureNodes:
 def feature_nodes(run: FeatureRun, baseline: SparseFeatures | None) -> FeatureNodes:
     """Returns the nodes of one dictionary: the union of the run's and the baseline's active features."""
     features = run.features
+    if baseline is not None:  # where the dictionary is not applied there are no nodes
+        baseline = baseline.select(torch.isin(baseline.rows, run.kept))
     if baseline is None:
         zero = torch.zeros_like(features.values)
         return FeatureNodes(
@@ -150,27 +152,30 @@ def _mean(
     cells: list[list[SparseFeatures]] = [[] for _ in spliced.dictionaries]
     errors: dict[str, Tensor] = {}
     embed: Tensor | None = None
-    n_rows = 0
+    n_rows = {hook: 0 for hook in spliced.written}
+    n_tokens_seen = 0
     for done, tokens in enumerate(reference):
         run = run_clean(spliced, tokens)
         own = spliced.kept_positions(len(tokens))
-        n_rows += 1 if aligned else len(own)
+        n_tokens_seen += 1 if aligned else len(own)
         for number, features in enumerate(run.features):
             cells[number].append(features.features)
         for hook, site in run.sites.items():
-            total = site.error if aligned else site.error[own].sum(0, keepdim=True)
+            n_rows[hook] += 1 if aligned else len(site.kept)
+            total = site.error if aligned else site.error[site.kept].sum(0, keepdim=True)
             errors[hook] = errors[hook] + total if hook in errors else total
         total = run.embed if aligned else run.embed[own].sum(0, keepdim=True)
         embed = total if embed is None else embed + total
         if progress is not None:
             progress(done + 1, len(reference), "reference prompts")
     assert embed is not None
-    features = tuple(_mean_features(found, n_rows, n_tokens, aligned, kept) for found in cells)
+    rows = [n_rows[spliced.canonical(d.hook_outs[0])] for d in spliced.dictionaries]
+    features = tuple(_mean_features(found, n, n_tokens, aligned, kept) for found, n in zip(cells, rows, strict=True))
     if not aligned:
         # One mean vector for every position; the skipped ones keep it too, so that the error node there has a baseline.
         errors = {hook: total.expand(n_tokens, -1) for hook, total in errors.items()}
         embed = embed.expand(n_tokens, -1)
-    return Baseline("mean", features, {h: t / n_rows for h, t in errors.items()}, embed / n_rows)
+    return Baseline("mean", features, {h: t / max(n_rows[h], 1) for h, t in errors.items()}, embed / n_tokens_seen)
 
 
 def _mean_features(

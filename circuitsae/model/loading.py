@@ -30,6 +30,7 @@ def load(
     tokenizer: Any = None,
     sites: Sequence[str] | None = None,
     skip_positions: Sequence[int] | None = None,
+    skip_sinks: float | None = None,
     prepend_bos: bool | None = None,
     name: str | None = None,
     progress: Progress | None = None,
@@ -51,6 +52,7 @@ def load(
         tokenizer: A transformers tokenizer in place of the model's own.
         sites: Attaches only the dictionaries of these sites.
         skip_positions: Positions at which no dictionary is applied; none by default, a preset may have its own.
+        skip_sinks: Nor where a vector has more than this many times the median norm, see `SplicedModel`.
         prepend_bos: Whether text gets a BOS token; what the preset or the dictionaries say by default.
         name: What saved circuits call the model.
         progress: Called while fetching, with work done, work in all, and a word; returning `False` cancels.
@@ -86,11 +88,13 @@ def load(
         loaded = model
     if chosen is not None:
         skip_positions = chosen.skip_positions if skip_positions is None else skip_positions
+        skip_sinks = chosen.skip_sinks if skip_sinks is None else skip_sinks
         prepend_bos = chosen.prepend_bos if prepend_bos is None else prepend_bos
     return SplicedModel(
         loaded,
         attached,
         skip_positions=skip_positions or (),
+        skip_sinks=skip_sinks,
         name=name,
         prepend_bos=prepend_bos,
         preset=None if chosen is None else chosen.name,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from circuitsae.dictionaries.active import Encoding, SparseFeatures
 from circuitsae.dictionaries.base import Dictionary
-from circuitsae.model.edits import Edited, positions_skipped
+from circuitsae.model.edits import Edited
 from circuitsae.model.hooks import Hook
 from circuitsae.model.runs import EMBED, Readout, Run, forward
 from circuitsae.model.spliced import SplicedModel
@@ -130,7 +130,6 @@ class _MaskedSplice:
         self.n_copies, self.errors_frozen = n_copies, errors_frozen
         self.read: dict[int, Tensor] = {}
         self._encoded: dict[int, tuple[Tensor, Tensor, Tensor | None, Encoding]] = {}
-        self._skipped = positions_skipped(spliced, run)
         self._whole = torch.ones(n_copies, run.n_tokens, dtype=torch.bool, device=run.embed.device)
         # Rows (copy, position) at which some node of a site is not kept; all others stay as the model computes them.
         self._changes = {number: self._changed(mask) for number, mask in masks.features.items()}
@@ -142,12 +141,13 @@ class _MaskedSplice:
 
     def on_write(self, name: str, x: Tensor) -> Tensor | None:
         writers = self.spliced.writers[name]
+        skipped = self.run.sites[name].skipped()
         errors = self.masks.errors.get(name)
         kept = self._whole if errors is None else errors.kept
         changed = ~kept
         for number, _ in writers:
             if number in self._changes:
-                changed = changed | (self._changes[number] & ~self._skipped)
+                changed = changed | (self._changes[number] & ~skipped)
         if self.errors_frozen:
             changed = self._whole
         if not bool(changed.any()):
@@ -155,7 +155,7 @@ class _MaskedSplice:
         new = x.to(self.run.embed.dtype).clone()
         copies, positions = changed.nonzero(as_tuple=True)
         kept = kept[copies, positions]
-        described = ~self._skipped[positions]
+        described = ~skipped[positions]
         # Where the error node stays live, what is not kept is taken away from what stands there; elsewhere all is built.
         live = kept & (not self.errors_frozen)
         rows = torch.zeros(len(copies), new.shape[-1], dtype=new.dtype, device=new.device)

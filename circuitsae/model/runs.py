@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitsae.dictionaries.active import SparseFeatures
@@ -29,6 +29,7 @@ class FeatureRun:
     Attributes:
         dictionary: The dictionary.
         x_in: What it read.
+        kept: The positions at which it is applied, ascending (see `SplicedModel.applied`).
         features: The active features; rows are positions of the prompt.
         scale: What its reconstruction is multiplied by at each position (see `Encoding.scale`), `None` for 1.
         unique: The distinct active features, ascending.
@@ -38,6 +39,7 @@ class FeatureRun:
 
     dictionary: Dictionary
     x_in: Float[Tensor, "pos d_in"]
+    kept: Int[Tensor, "kept"]
     features: SparseFeatures
     scale: Float[Tensor, "pos"] | None
     unique: Int[Tensor, "unique"]
@@ -60,6 +62,7 @@ class SiteRun:
         bias: The part of the reconstruction that no feature carries; zero at skipped positions.
         skip: What linear skip paths add, `None` where there are none.
         error: What the dictionaries leave unexplained; the whole of `x` at skipped positions.
+        kept: The positions at which its dictionaries are applied, ascending.
     """
 
     hook: str
@@ -67,6 +70,13 @@ class SiteRun:
     bias: Float[Tensor, "pos d_out"]
     skip: Float[Tensor, "pos d_out"] | None
     error: Float[Tensor, "pos d_out"]
+    kept: Int[Tensor, "kept"]
+
+    def skipped(self) -> Bool[Tensor, "pos"]:
+        """Returns at which positions no dictionary is applied."""
+        mask = torch.ones(len(self.x), dtype=torch.bool, device=self.x.device)
+        mask[self.kept] = False
+        return mask
 
 
 @dataclass(frozen=True)
@@ -240,19 +250,19 @@ def start_layers(spliced: SplicedModel) -> list[int]:
     return sorted(layer for layer in layers if 0 < layer < spliced.n_layers)
 
 
-def take_apart(spliced: SplicedModel, tokens: Sequence[int], captured: Captured, readout: Readout) -> Run:
-    """Encodes what a forward pass captured: one dictionary at a time, each released after use."""
+def take_apart(
+    spliced: SplicedModel, tokens: Sequence[int], captured: Captured, readout: Readout, like: Run | None = None
+) -> Run:
+    """Encodes what a forward pass captured: one dictionary at a time, each released after use.
+
+    With `like`, a run of equal length, dictionaries are applied at the positions at which they are there.
+    """
     with torch.no_grad():
-        n_tokens = len(tokens)
-        kept = torch.tensor(spliced.kept_positions(n_tokens), device=spliced.device, dtype=torch.long)
-        features = tuple(
-            _encode(dictionary, _working(captured.x_in[number][0]), kept)
-            for number, dictionary in enumerate(spliced.dictionaries)
-        )
+        x_in = [_working(captured.x_in[number][0]) for number in range(len(spliced.dictionaries))]
+        kept = spliced.applied(x_in) if like is None else tuple(f.kept for f in like.features)
+        features = tuple(_encode(d, x, at) for d, x, at in zip(spliced.dictionaries, x_in, kept, strict=True))
         runs = tuple(f for f, _ in features)
-        sites = {
-            name: _site(spliced, name, _working(captured.x_out[name][0]), features, kept) for name in spliced.written
-        }
+        sites = {name: _site(spliced, name, _working(captured.x_out[name][0]), features) for name in spliced.written}
         logits = captured.logits
         assert logits is not None
         return Run(
@@ -267,13 +277,15 @@ def take_apart(spliced: SplicedModel, tokens: Sequence[int], captured: Captured,
         )
 
 
-def run_clean(spliced: SplicedModel, tokens: Sequence[int], metric: BoundMetric | None = None) -> Run:
-    """Runs one prompt and takes it apart. Cost: one forward pass, one encoding a dictionary."""
+def run_clean(
+    spliced: SplicedModel, tokens: Sequence[int], metric: BoundMetric | None = None, like: Run | None = None
+) -> Run:
+    """Runs one prompt and takes it apart (see `take_apart`). Cost: one forward pass, one encoding a dictionary."""
     readout = Readout(metric, len(tokens))
     batch = torch.tensor([list(tokens)], device=spliced.device)
     with torch.no_grad():
         captured = forward(spliced, batch, readout, residuals_at=start_layers(spliced))
-    return take_apart(spliced, tokens, captured, readout)
+    return take_apart(spliced, tokens, captured, readout, like)
 
 
 def sampled_products(
@@ -321,7 +333,7 @@ def _encode(dictionary: Dictionary, x: Tensor, kept: Tensor) -> "tuple[FeatureRu
         dictionary.decoder_rows(unique, out).to(device=x.device, dtype=x.dtype)
         for out in range(len(dictionary.hook_outs))
     )
-    return FeatureRun(dictionary, x, features, scale, unique, inverse, decoders), encoding.biases
+    return FeatureRun(dictionary, x, kept, features, scale, unique, inverse, decoders), encoding.biases
 
 
 def _site(
@@ -329,9 +341,9 @@ def _site(
     name: str,
     x: Tensor,
     encoded: "Sequence[tuple[FeatureRun, tuple[Tensor, ...]]]",
-    kept: Tensor,
 ) -> SiteRun:
     n_tokens = int(x.shape[0])
+    kept = encoded[spliced.writers[name][0][0]][0].kept
     bias = torch.zeros_like(x)
     skip: Tensor | None = None
     decoded = torch.zeros_like(x)
@@ -348,7 +360,7 @@ def _site(
     error = x - decoded - bias
     if skip is not None:
         error -= skip
-    return SiteRun(name, x, bias, skip, error)
+    return SiteRun(name, x, bias, skip, error, kept)
 
 
 def _working(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitsae.dictionaries.base import Dictionary
@@ -27,6 +28,8 @@ class SplicedModel:
         model: A TransformerBridge, or a HookedTransformer where transformer_lens is older than 4.
         dictionaries: Folders in SAELens' format, `Dictionary` objects, sae_lens objects, or names that a loader knows.
         skip_positions: Positions at which no dictionary is applied: the whole vector there is the error node's.
+        skip_sinks: Neither are they where a vector has more than this many times the prompt's median norm at its site:
+            attention sinks, which dictionaries are commonly not trained on. `None` for no such rule.
         name: What saved circuits call the model; the configuration's name by default.
         prepend_bos: Whether text gets the model's BOS; what the dictionaries' configurations say by default.
         preset: Name of the preset that this came from, kept in saved circuits.
@@ -43,6 +46,7 @@ class SplicedModel:
         dictionaries: Iterable[Any],
         *,
         skip_positions: Sequence[int] = (),
+        skip_sinks: float | None = None,
         name: str | None = None,
         prepend_bos: bool | None = None,
         preset: str | None = None,
@@ -53,6 +57,9 @@ class SplicedModel:
         if not self.dictionaries:
             raise DictionaryError("No dictionary was given; expected at least one folder, name or Dictionary.")
         self.skip_positions = tuple(sorted({int(p) for p in skip_positions}))
+        if skip_sinks is not None and not skip_sinks > 1:
+            raise InputError(f"skip_sinks is {skip_sinks}; expected a multiple of the median norm above 1, or None.")
+        self.skip_sinks = skip_sinks
         self.preset = preset
         cfg = model.cfg
         self.name: str = name or str(getattr(cfg, "model_name", None) or type(model).__name__)
@@ -117,6 +124,7 @@ class SplicedModel:
             self.model,
             keep,
             skip_positions=self.skip_positions,
+            skip_sinks=self.skip_sinks,
             name=self.name,
             prepend_bos=self.vocabulary.prepend_bos,
             preset=self.preset,
@@ -129,9 +137,26 @@ class SplicedModel:
         return other
 
     def kept_positions(self, n_tokens: int) -> list[int]:
-        """Returns the positions at which the dictionaries are applied."""
+        """Returns the positions that `skip_positions` leaves; of a run, `applied` says where dictionaries are applied."""
         skipped = {p % n_tokens for p in self.skip_positions if -n_tokens <= p < n_tokens}
         return [p for p in range(n_tokens) if p not in skipped]
+
+    def applied(self, x_in: Sequence[Float[Tensor, "pos d_in"]]) -> tuple[Int[Tensor, "kept"], ...]:
+        """Returns, for each dictionary, the positions at which it is applied, given what each reads on a prompt.
+
+        Dictionaries that write to one hook point share its error nodes, and so their positions: what is a sink for one
+        is skipped by all.
+        """
+        kept = torch.tensor(self.kept_positions(len(x_in[0])), device=self.device, dtype=torch.long)
+        if self.skip_sinks is None or not len(kept):
+            return (kept,) * len(self.dictionaries)
+        masks = [norms <= self.skip_sinks * norms.median() for norms in (x[kept].norm(dim=-1) for x in x_in)]
+        for _ in masks:  # a cross-layer transcoder links what shares its hook points, so once is not always enough
+            for writers in self.writers.values():
+                shared = torch.stack([masks[number] for number, _ in writers]).all(0)
+                for number, _ in writers:
+                    masks[number] = shared
+        return tuple(kept[mask] for mask in masks)
 
     def splice(self, on_read: OnRead | None = None, on_write: OnWrite | None = None) -> list[tuple[str, Hook]]:
         """Returns the hooks of one forward pass that visits every site.

@@ -8,11 +8,12 @@ import circuitsae as cs
 
 SIGNATURES = {
     "load": "(preset=None, *, model=None, dictionaries=None, device=None, dtype=None, tokenizer=None, sites=None, "
-    "skip_positions=None, prepend_bos=None, name=None, progress=None)",
+    "skip_positions=None, skip_sinks=None, prepend_bos=None, name=None, progress=None)",
     "node_effects": "(spliced, task, *, method='attribution-patching', baseline=None, gradient='pass-through', "
     "sites=None, skip_positions=None, reference=None, progress=None, **options)",
     "trace": "(spliced, task, *, method='attribution-patching', baseline=None, gradient='pass-through', "
-    "linearisation='gradient', sites=None, targets='metric', logit_share=0.95, max_logits=10, max_nodes=256, "
+    "linearisation='gradient', sites=None, targets='metric', logit_share=0.95, max_logits=10, error_targets=False, "
+    "max_nodes=256, "
     "node_threshold=None, edge_threshold=None, top_edges=None, prune='top-k', merge_pruned=False, skip_positions=None, "
     "skip_nodes=False, drop_positions=(), measure=0, reference=None, compat=None, progress=None, **method_options)",
     "trace_many": "(spliced, tasks, *, align='position', slots=None, min_count=1, progress=None, **options)",
@@ -29,7 +30,7 @@ SIGNATURES = {
     "Scale": "(node, by)",
     "Add": "(node, value)",
     "Set": "(node, value)",
-    "SplicedModel": "(model, dictionaries, *, skip_positions=(), name=None, prepend_bos=None, preset=None)",
+    "SplicedModel": "(model, dictionaries, *, skip_positions=(), skip_sinks=None, name=None, prepend_bos=None, preset=None)",
 }
 
 

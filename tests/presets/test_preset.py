@@ -36,6 +36,7 @@ def test_everything_that_can_be_said_is_read(tmp_path: Path) -> None:
         """
         prepend_bos = false
         skip_positions = [0, -1]
+        skip_sinks = 4
         card = "card.md"
         origin = "here"
         licence = "MIT"
@@ -60,6 +61,7 @@ def test_everything_that_can_be_said_is_read(tmp_path: Path) -> None:
     preset = read_preset(written(tmp_path, text))
     assert preset.model == HubModel("org/name", "abc")
     assert preset.prepend_bos is False and preset.skip_positions == (0, -1) and preset.gated
+    assert preset.skip_sinks == 4.0
     assert (preset.origin, preset.licence, preset.download, preset.disk, preset.memory) == ("here", "MIT", 1, 2, 3)
     assert preset.examples == (
         Example("The keys", " are"),
@@ -87,6 +89,11 @@ def test_a_wheel_is_a_model_source(tmp_path: Path) -> None:
         ('name = "mine"', 'name = "mine"\ngated = 1', "gated is 1; expected true or false."),
         ('name = "mine"', 'name = "mine"\nskip_positions = 0', "skip_positions is 0; expected a list of positions."),
         ('name = "mine"', 'name = "mine"\nskip_positions = [0.5]', "skip_positions holds 0.5; expected whole numbers."),
+        (
+            'name = "mine"',
+            'name = "mine"\nskip_sinks = 0.5',
+            "skip_sinks is 0.5; expected a multiple of the median norm",
+        ),
         ('name = "mine"', 'name = "mine"\ncard = "none.md"', "card names 'none.md', but there is no file"),
         ('name = "mine"', 'name = "mine"\nexamples = [3]', "examples[0] is 3; expected a table."),
         ('name = "mine"', 'name = "mine"\nexamples = [{prompt = "a"}]', "'answer' is missing in examples[0]."),

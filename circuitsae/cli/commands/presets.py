@@ -59,6 +59,7 @@ def _row(preset: Preset) -> dict[str, Any]:
         "disk": preset.disk,
         "memory": preset.memory,
         "skip_positions": list(preset.skip_positions),
+        "skip_sinks": preset.skip_sinks,
         "origin": preset.origin,
         "licence": preset.licence,
         "model": _model(preset),
