@@ -1,0 +1,135 @@
+"""Gemma Scope: `params.npz` (Gemma 2) and `params.safetensors` (Gemma 3), JumpReLU SAEs and transcoders.
+
+The files hold w_enc [d_in, d_sae], w_dec [d_sae, d_out], b_enc, b_dec and threshold; what they were trained on is told by
+the names of the repository and the folder alone. Sources: arXiv 2408.05147; SAELens reads the same names
+(`get_gemma_2_config_from_hf`, `get_gemma_3_config_from_hf`).
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from circuitsae.dictionaries.base import Dictionary
+from circuitsae.dictionaries.config import DictionaryConfig
+from circuitsae.dictionaries.loaders.plugin import Format
+from circuitsae.dictionaries.loaders.tensors import Archive, ArchiveWeights, MixedWeights
+from circuitsae.dictionaries.reader import SafetensorsFile
+from circuitsae.dictionaries.weights import Weights
+from circuitsae.errors import DictionaryError
+
+_FILES = ("params.npz", "params.safetensors")
+_TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+
+
+class GemmaScope(Format):
+    """A dictionary of Gemma Scope."""
+
+    name = "gemma-scope"
+    files = " or ".join(_FILES)
+
+    def wanted(self, names: Collection[str]) -> list[str]:
+        """Returns the one file."""
+        return [name for name in _FILES if name in names][:1]
+
+    def read(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        *,
+        source: str,
+        hook_in: str | None = None,
+        hook_outs: Sequence[str] | None = None,
+    ) -> list[Dictionary]:
+        """Opens it; rows and columns are read in place.
+
+        Raises:
+            DictionaryError: The file is damaged, or neither the place's name nor `hook_in` tells the hook point.
+        """
+        hooks = (hook_in, *(hook_outs or (hook_in,))) if hook_in else _hooks(f"{source}/{folder.as_posix()}")
+        if hooks is None:
+            raise DictionaryError(
+                f"{folder / names[0]} does not say what it was trained on, and its folders are not named as Gemma "
+                "Scope's are (gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82); say it with hook_in=."
+            )
+        return [open_params(folder / names[0], hooks, source=source)]
+
+
+def open_params(path: Path, hooks: Sequence[str], *, source: str) -> Dictionary:
+    """Opens one file of parameters.
+
+    Args:
+        path: The `.npz` or `.safetensors` file.
+        hooks: The hook point that it reads, and those that it writes; the same one for an SAE.
+        source: Where it is from, as circuits record it.
+
+    Raises:
+        DictionaryError: It is damaged.
+    """
+    is_transcoder = hooks[0] != hooks[1]
+    if path.suffix == ".npz":
+        weights, has_skip = _from_archive(path, is_embedding=hooks[0] == _EMBEDDING), False
+    else:
+        weights, has_skip = _from_safetensors(path)
+    kind = f"jumprelu_{'skip_' if has_skip else ''}transcoder" if is_transcoder else "jumprelu"
+    config = DictionaryConfig(
+        architecture=kind,
+        hook_in=hooks[0],
+        hook_outs=tuple(hooks[1:]),
+        reshape_activations="hook_z" if hooks[0].endswith("hook_z") else "none",
+    )
+    return Dictionary(config, weights, source=source)
+
+
+_EMBEDDING = "blocks.0.hook_resid_pre"
+"""What Gemma's first block reads is its embedding times the root of the width; the SAE read the embedding itself."""
+
+
+def _from_archive(path: Path, *, is_embedding: bool) -> Weights:
+    archive = Archive(path)
+    by_name = {name.lower().replace("_", ""): name for name in archive.members}
+    names = {
+        ours: by_name[ours.lower().replace("_", "")] for ours in _TENSORS if ours.lower().replace("_", "") in by_name
+    }
+    missing = [name for name in _TENSORS if name not in names]
+    if missing:
+        held = ", ".join(sorted(archive.members)) or "nothing"
+        raise DictionaryError(
+            f"{path} lacks {', '.join(missing)}, which a dictionary of Gemma Scope has; it holds {held}."
+        )
+    factors = None
+    if is_embedding and len(archive.members[names["W_enc"]].shape) == 2:
+        root = archive.members[names["W_enc"]].shape[0] ** 0.5
+        factors = {"W_enc": 1 / root, "W_dec": root, "b_dec": root}
+    return ArchiveWeights(archive, names, factors)
+
+
+def _from_safetensors(path: Path) -> tuple[Weights, bool]:
+    file = SafetensorsFile(path)
+    found = {name.lower(): name for name in file.entries}
+    tensors = {ours: (file, found[ours.lower()], False) for ours in _TENSORS if ours.lower() in found}
+    skip = found.get("affine_skip_connection")
+    if skip is not None:
+        tensors["W_skip"] = (file, skip, True)  # stored [d_in, d_out]
+    return MixedWeights(tensors), skip is not None
+
+
+def _hooks(place: str) -> tuple[str, str] | None:
+    """Returns what a place's name says that the dictionary reads and writes."""
+    match = re.search(r"layer_(\d+)", place)
+    if match is None:
+        return (_EMBEDDING, _EMBEDDING) if re.search(r"-res/.*embedding", place) else None
+    block = f"blocks.{int(match[1])}"
+    if "gemma-scope-2-" in place:
+        parts = {
+            "transcoder": (f"{block}.mlp.hook_in", f"{block}.hook_mlp_out"), "resid_post": f"{block}.hook_resid_post",
+            "attn_out": f"{block}.attn.hook_z", "mlp_out": f"{block}.hook_mlp_out",
+        }  # fmt: skip
+    else:
+        parts = {
+            "-transcoders": (f"{block}.ln2.hook_normalized", f"{block}.hook_mlp_out"),
+            "-res": f"{block}.hook_resid_post", "-att": f"{block}.attn.hook_z", "-mlp": f"{block}.hook_mlp_out",
+        }  # fmt: skip
+    for part, hook in parts.items():
+        if re.search(re.escape(part) + r"(?![a-z])", place) or (part.isidentifier() and part in place):
+            return (hook, hook) if isinstance(hook, str) else hook
+    return None
