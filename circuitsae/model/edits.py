@@ -5,13 +5,16 @@ without an edit is untouched. `current` is the live value: what the node has in 
 edits of one batch share the clean prefix below the lowest edited site (DESIGN.md, section 3.5).
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from circuitsae.errors import SpliceError
 from circuitsae.model.hooks import Hook, Prefix
 from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward
 from circuitsae.model.spliced import SplicedModel
@@ -40,7 +43,49 @@ class VectorEdit:
     plus: Float[Tensor, "d"] | None
 
 
-Edit = FeatureEdit | VectorEdit
+@dataclass(frozen=True, slots=True)
+class ReadingEdit:
+    """Gives features the values that they would have if their dictionary read `change` more than it does."""
+
+    prompt: int
+    number: int
+    indices: tuple[int, ...]
+    position: int
+    change: Float[Tensor, "d_in"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadEdit:
+    """Adds to the residual stream that one attention head's queries, keys or values read."""
+
+    prompt: int
+    layer: int
+    head: int
+    input: Literal["q", "k", "v"]
+    position: int
+    change: Float[Tensor, "d_model"]
+
+    @property
+    def hook(self) -> str:
+        """The hook point of that input, `[batch pos head d_model]`."""
+        return f"blocks.{self.layer}.hook_{self.input}_input"
+
+
+@dataclass(frozen=True, slots=True)
+class FinalEdit:
+    """Adds to the residual stream that the final normalisation and the unembedding read."""
+
+    prompt: int
+    position: int
+    change: Float[Tensor, "d_model"]
+
+
+Edit = FeatureEdit | VectorEdit | ReadingEdit | HeadEdit | FinalEdit
+
+
+def placed(edit: Edit, prompt: int) -> Edit:
+    """Returns an edit as one of another copy of the prompt."""
+    return replace(edit, prompt=prompt)
 
 
 @dataclass
@@ -52,12 +97,14 @@ class Edited:
         logits: Scores at the readout's positions, `[batch kept d_vocab]`.
         values: The value that each edited feature was given, by (prompt, dictionary, index, position).
         start: The layer from which the runs were computed; below, they are the clean run.
+        held: Whether nodes without an edit were held at their clean values.
     """
 
     captured: Captured
     logits: Float[Tensor, "batch kept d_vocab"]
     values: dict[tuple[int, int, int, int], float]
     start: int
+    held: bool = False
 
 
 @dataclass
@@ -81,8 +128,10 @@ def run_edited(
     n_prompts: int,
     *,
     errors_frozen: bool = False,
+    held: bool = False,
     extra: Sequence[tuple[str, Hook]] = (),
     want_values: bool = False,
+    start: Prefix | None = None,
 ) -> Edited:
     """Runs `n_prompts` copies of a prompt, each with its edits.
 
@@ -93,33 +142,45 @@ def run_edited(
         edits: All edits; `edit.prompt` says which copy each belongs to. Edits of one node apply in their order.
         n_prompts: Number of copies.
         errors_frozen: Holds all error nodes at their clean values instead of computing them in the edited run.
+        held: Holds all nodes without an edit at their clean values, error nodes too; what an edited node is set to is
+            then relative to its clean value. What the dictionaries read is still what reaches them directly.
         extra: Further hooks, freezes say.
         want_values: Whether to fill `Edited.values`.
+        start: Where the runs start; below the lowest edit when `None`.
     """
-    start = _start(spliced, run, edits)
+    if start is None:
+        start = _start(spliced, run, edits)
     feature_edits = {n: _as_tensors(group, run) for n, group in _by(edits, FeatureEdit, "number").items()}
+    reading_edits = _by(edits, ReadingEdit, "number")
     vector_edits = _by(edits, VectorEdit, "hook")
     read: dict[int, Tensor] = {}
     values: dict[tuple[int, int, int, int], float] = {}
+    clean_read = {n: f.x_in[None].expand(n_prompts, -1, -1) for n, f in enumerate(run.features)} if held else read
 
     def on_write(name: str, x: Tensor) -> Tensor | None:
         writers = spliced.writers[name]
         touched = [(number, out) for number, out in writers if number in feature_edits]
+        moved = [(number, out) for number, out in writers if number in reading_edits]
         vectors = vector_edits.get(name, [])
-        if not touched and not vectors and not errors_frozen:
+        if not touched and not moved and not vectors and not errors_frozen and not held:
             return None
         new = x.to(run.embed.dtype)
         original = new
-        if errors_frozen:
+        if held:
+            original = run.sites[name].x.expand(n_prompts, -1, -1)
+            new = original + _skip_change(spliced, run, name, read, n_prompts)
+        elif errors_frozen:
             rebuilt = reconstruction(spliced, run, name, read, new)
             new = rebuilt + run.sites[name].error
-            new = torch.where(positions_skipped(spliced, run)[:, None], run.sites[name].error, new)
+            new = torch.where(run.sites[name].skipped()[:, None], run.sites[name].error, new)
         else:
             new = new.clone()
         for number, out in touched:
-            _apply_features(spliced, number, out, feature_edits[number], read[number], new)
+            _apply_features(spliced, number, out, feature_edits[number], clean_read[number], new)
+        for number, out in moved:
+            _apply_readings(spliced, number, out, reading_edits[number], clean_read[number], new, values)
         if vectors:
-            _apply_errors(spliced, run, name, vectors, read, original, new, errors_frozen)
+            _apply_errors(spliced, run, name, vectors, clean_read, original, new, errors_frozen or held)
         return new.to(x.dtype)
 
     def at_embed(x: Tensor) -> Tensor | None:
@@ -132,9 +193,12 @@ def run_edited(
     hooks = list(extra)
     if EMBED in vector_edits:
         hooks.append((EMBED, at_embed))
+    heads = _by(edits, HeadEdit, "hook")
+    hooks += [(name, _adding(group)) for name, group in heads.items()]
     first = 0 if start is None else start.layer
     hooks = [(name, hook) for name, hook in hooks if name == EMBED or spliced.hooked.layer(name) >= first]
-    with torch.no_grad():
+    final = [edit for edit in edits if isinstance(edit, FinalEdit)]
+    with torch.no_grad(), split_inputs(spliced, bool(heads)), _final_added(spliced, final):
         captured = forward(
             spliced,
             run.tokens.expand(n_prompts, -1),
@@ -147,8 +211,34 @@ def run_edited(
     if want_values:
         for number, applied in feature_edits.items():
             _note_values(number, applied, values)
+    else:
+        values = {}
     assert captured.logits is not None
-    return Edited(captured, captured.logits, values, first)
+    return Edited(captured, captured.logits, values, first, held)
+
+
+@contextlib.contextmanager
+def split_inputs(spliced: SplicedModel, wanted: bool = True) -> Iterator[None]:
+    """Makes the model compute each head's queries, keys and values from an input of its own, and puts that back.
+
+    Raises:
+        SpliceError: The model can't.
+    """
+    before = bool(getattr(spliced.hooked.cfg, "use_split_qkv_input", False))
+    if not wanted or before:
+        yield
+        return
+    try:
+        spliced.model.set_use_split_qkv_input(True)
+    except (AttributeError, NotImplementedError, ValueError) as error:
+        raise SpliceError(
+            f"{spliced.name} has no inputs of its own for each attention head, so a path can't lead into one: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    try:
+        yield
+    finally:
+        spliced.model.set_use_split_qkv_input(False)
 
 
 def batch_size(spliced: SplicedModel, n_tokens: int, budget: int = 128 * 2**20) -> int:
@@ -161,7 +251,7 @@ def batch_size(spliced: SplicedModel, n_tokens: int, budget: int = 128 * 2**20) 
 
 
 def reconstruction(
-    spliced: SplicedModel, run: Run, name: str, read: dict[int, Tensor], like: Tensor
+    spliced: SplicedModel, run: Run, name: str, read: Mapping[int, Tensor], like: Tensor
 ) -> Float[Tensor, "batch pos d_out"]:
     """Returns what the dictionaries make of their live inputs at a hook point, at every position."""
     batch, n_tokens = like.shape[:2]
@@ -173,14 +263,21 @@ def reconstruction(
     return rebuilt
 
 
+def edit_layer(spliced: SplicedModel, edit: Edit) -> int:
+    """Returns the layer from which a run with an edit must be computed."""
+    layer = spliced.hooked.layer
+    if isinstance(edit, (FeatureEdit, ReadingEdit)):
+        outs = [layer(hook) for hook in spliced.dictionaries[edit.number].hook_outs]
+        return min([*outs, layer(spliced.reads[edit.number])])
+    if isinstance(edit, HeadEdit):
+        return edit.layer
+    if isinstance(edit, FinalEdit):
+        return spliced.n_layers - 1
+    return 0 if edit.hook == EMBED else _error_layer(spliced, edit.hook)
+
+
 def _start(spliced: SplicedModel, run: Run, edits: Sequence[Edit]) -> Prefix | None:
-    layers = []
-    for edit in edits:
-        if isinstance(edit, FeatureEdit):
-            layers += [spliced.hooked.layer(hook) for hook in spliced.dictionaries[edit.number].hook_outs]
-            layers.append(spliced.hooked.layer(spliced.reads[edit.number]))
-        else:
-            layers.append(0 if edit.hook == EMBED else _error_layer(spliced, edit.hook))
+    layers = [edit_layer(spliced, edit) for edit in edits]
     return run.prefix(min(layers)) if layers else None
 
 
@@ -236,19 +333,19 @@ def _apply_errors(
     run: Run,
     name: str,
     edits: Sequence[VectorEdit],
-    read: dict[int, Tensor],
+    read: Mapping[int, Tensor],
     original: Float[Tensor, "batch pos d"],
     new: Float[Tensor, "batch pos d"],
-    errors_frozen: bool,
+    clean: bool,
 ) -> None:
     rows = sorted({(e.prompt, e.position) for e in edits})
     at = torch.tensor(rows, device=new.device)
     prompts, positions = at[:, 0], at[:, 1]
-    if errors_frozen:
+    if clean:
         errors = run.sites[name].error[positions]
     else:
         errors = original[prompts, positions]
-        described = ~positions_skipped(spliced, run)[positions]
+        described = ~run.sites[name].skipped()[positions]
         for number, out in spliced.writers[name]:
             dictionary = spliced.dictionaries[number]
             x = read[number][prompts, positions].to(new.dtype)
@@ -264,11 +361,78 @@ def _apply_errors(
     new.index_put_((prompts, positions), deltas, accumulate=True)
 
 
-def positions_skipped(spliced: SplicedModel, run: Run) -> Bool[Tensor, "pos"]:
-    """Returns at which positions of a run no dictionary is applied."""
-    mask = torch.ones(run.n_tokens, dtype=torch.bool, device=run.embed.device)
-    mask[spliced.kept_positions(run.n_tokens)] = False
-    return mask
+def _apply_readings(
+    spliced: SplicedModel,
+    number: int,
+    out: int,
+    edits: Sequence[ReadingEdit],
+    read: Tensor,
+    new: Float[Tensor, "batch pos d"],
+    values: dict[tuple[int, int, int, int], float],
+) -> None:
+    dictionary = spliced.dictionaries[number]
+    at = torch.tensor([(e.prompt, e.position) for e in edits], device=new.device)
+    x = read[at[:, 0], at[:, 1]].to(new.dtype)
+    moved = x + torch.stack([e.change.to(x) for e in edits])
+    rows = torch.tensor([n for n, e in enumerate(edits) for _ in e.indices], device=new.device)
+    indices = torch.tensor([i for e in edits for i in e.indices], device=new.device)
+    wanted = torch.unique(indices)
+    before, after = dictionary.encode_only(x, wanted), dictionary.encode_only(moved, wanted)
+    given = after.features.value_at(rows, indices)
+    deltas = given - before.features.value_at(rows, indices)
+    if before.scale is not None:
+        deltas = deltas * before.scale[rows]
+    for row, index, value in zip(rows.tolist(), indices.tolist(), given.tolist(), strict=True):
+        values[edits[row].prompt, number, index, edits[row].position] = value
+    unique, inverse = torch.unique(indices, return_inverse=True)
+    written = dictionary.decoder_rows(unique, out).to(new)[inverse]
+    new.index_put_((at[rows, 0], at[rows, 1]), deltas[:, None] * written, accumulate=True)
+
+
+def _skip_change(
+    spliced: SplicedModel, run: Run, name: str, read: Mapping[int, Tensor], n_prompts: int
+) -> Float[Tensor, "batch pos d"] | float:
+    """Returns by how much linear skip paths write other than on the clean run: they pass on what they read."""
+    skip = run.sites[name].skip
+    if skip is None:
+        return 0.0
+    change = -skip.expand(n_prompts, -1, -1)
+    kept = run.sites[name].kept.tolist()
+    for number, out in spliced.writers[name]:
+        x = read[number][:, kept].to(skip.dtype)
+        path = spliced.dictionaries[number].skip(x.flatten(0, 1), out)
+        if path is not None:
+            change = change.index_add(1, torch.tensor(kept, device=skip.device), path.view(n_prompts, len(kept), -1))
+    return change
+
+
+def _adding(edits: Sequence[HeadEdit]) -> Hook:
+    def hook(x: Tensor) -> Tensor:
+        new = x.clone()
+        for edit in edits:
+            new[edit.prompt, edit.position, edit.head] += edit.change.to(new.dtype)
+        return new
+
+    return hook
+
+
+@contextlib.contextmanager
+def _final_added(spliced: SplicedModel, edits: Sequence[FinalEdit]) -> Iterator[None]:
+    if not edits:
+        yield
+        return
+
+    def add(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        new = args[0].clone()
+        for edit in edits:
+            new[edit.prompt, edit.position] += edit.change.to(new.dtype)
+        return (new, *args[1:])
+
+    handle = spliced.model.ln_final.register_forward_pre_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _note_values(number: int, edits: _Applied, values: dict[tuple[int, int, int, int], float]) -> None:

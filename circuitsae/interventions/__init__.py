@@ -1,0 +1,39 @@
+"""Interventions: set nodes to other values and see what really happens.
+
+Every number in a circuit is a prediction that these can check: `effect` is `m(edited) - m(clean)`.
+"""
+
+from circuitsae.interventions.compiling import compile_edits
+from circuitsae.interventions.intervening import intervene, intervene_many
+from circuitsae.interventions.kinds import (
+    Ablate,
+    AblateEdge,
+    Add,
+    Intervention,
+    PathPatch,
+    Scale,
+    Set,
+    Steer,
+    Swap,
+    Value,
+)
+from circuitsae.interventions.results import InterventionResult, result_of, top_tokens
+
+__all__ = [
+    "Ablate",
+    "AblateEdge",
+    "Add",
+    "Intervention",
+    "InterventionResult",
+    "PathPatch",
+    "Scale",
+    "Set",
+    "Steer",
+    "Swap",
+    "Value",
+    "compile_edits",
+    "intervene",
+    "intervene_many",
+    "result_of",
+    "top_tokens",
+]
