@@ -1,6 +1,6 @@
-"""The app as it is: it starts, traces through its own API, and says what is wrong in one sentence."""
+"""The app through its own server: it starts, its named endpoints give what the library gives, errors are sentences."""
 
-import html
+import json
 import os
 import signal
 import socket
@@ -9,13 +9,17 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+
+import circuitsae as cs
 
 gradio = pytest.importorskip("gradio", reason="the app needs the extra 'app'")
 gradio_client = pytest.importorskip("gradio_client", reason="the app needs the extra 'app'")
 
 PROMPT = "The keys to the cabinet"
+ASKED = ("tiny", PROMPT, " are", " is")
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +52,70 @@ def _end(app: "subprocess.Popen[bytes]") -> None:
         app.stdout.close()
 
 
-def test_trace_gives_the_drawing_and_the_strongest_features(address: str) -> None:
-    client = gradio_client.Client(address, verbose=False)
-    status, page, table = client.predict("tiny", PROMPT, " are", " is", 64, api_name="/trace")
-    assert "logit of ' are' minus logit of ' is' = 2.98" in status
-    assert page.startswith('<iframe sandbox="allow-scripts"')
-    assert PROMPT in html.unescape(page)
-    assert table["headers"][0] == "node"
-    assert len(table["data"]) == 30
-    assert table["data"][0][0] == "blocks.3.hook_resid_post/120@5"
+@pytest.fixture(scope="module")
+def client(address: str) -> Any:
+    return gradio_client.Client(address, verbose=False)
 
 
-def test_bad_input_is_said_in_one_sentence(address: str) -> None:
-    client = gradio_client.Client(address, verbose=False)
-    with pytest.raises(gradio_client.exceptions.AppError, match="2 tokens"):
-        client.predict("tiny", PROMPT, " are is", " is", 64, api_name="/trace")
+@pytest.fixture(scope="module")
+def traced(client: Any) -> dict[str, Any]:
+    return client.predict(*ASKED, nodes=24, api_name="/trace")
+
+
+def test_the_page_comes_at_once_and_names_no_other_host(address: str) -> None:
+    page = urllib.request.urlopen(address, timeout=60).read().decode()
+    assert "CircuitGraph" in page and "fonts.googleapis" not in page
+
+
+def test_only_named_endpoints_are_public_and_all_are_described(client: Any) -> None:
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/trace", "/intervene", "/ablate", "/effects", "/export"}
+    for about in endpoints.values():
+        assert about["description"] and all(p["label"] for p in about["parameters"])
+
+
+def test_trace_gives_a_circuit_that_the_library_reads(traced: dict[str, Any]) -> None:
+    circuit = cs.Circuit.from_json(json.dumps(traced))
+    assert circuit.prompt == PROMPT and len(circuit.features) <= 24
+    assert circuit.graph.graph["metric_value"] == pytest.approx(2.98, abs=0.01)
+
+
+def test_ablate_and_intervene_agree(client: Any, traced: dict[str, Any]) -> None:
+    nodes = cs.Circuit.from_json(json.dumps(traced)).strongest(2, kind="feature")
+    together = client.predict(*ASKED, nodes, api_name="/ablate")
+    assert set(together["effects"]) == set(nodes)
+    one = client.predict(*ASKED, [{"key": nodes[0], "op": "ablate"}], api_name="/intervene")
+    assert one["effect"] == pytest.approx(together["effects"][nodes[0]], abs=1e-4)
+    assert one["metric_after"] - one["metric_before"] == pytest.approx(one["effect"])
+    assert all(len(row) == 3 for row in one["next"])
+
+
+def test_effects_lists_the_strongest(client: Any) -> None:
+    records = client.predict(*ASKED, top=5, api_name="/effects")
+    sizes = [abs(record["effect"]) for record in records]
+    assert len(records) == 5 and sizes == sorted(sizes, reverse=True)
+
+
+def test_export_gives_files(client: Any, traced: dict[str, Any]) -> None:
+    files = client.predict(traced, "csv", api_name="/export")
+    assert sorted(name.split(".", 1)[1] for name in files) == ["edges.csv", "nodes.csv"]
+    program = client.predict(traced, "python", api_name="/export")
+    assert "cs.LogitDiff(' are', ' is')" in next(iter(program.values()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "api_name", "text"),
+    [
+        (("tiny", PROMPT, "are is", " is"), "/trace", "2 tokens"),
+        (("tinny", PROMPT, " are", " is"), "/trace", "did you mean"),
+        (("tiny", " ", " are", " is"), "/effects", "prompt is empty"),
+        ((*ASKED, [{"key": "nonsense", "op": "ablate"}]), "/intervene", "nonsense"),
+        (({"schema": "x"}, "csv"), "/export", "schema"),
+    ],
+)
+def test_bad_input_is_said_in_one_sentence(client: Any, arguments: tuple[Any, ...], api_name: str, text: str) -> None:
+    with pytest.raises(gradio_client.exceptions.AppError, match=text):
+        client.predict(*arguments, api_name=api_name)
 
 
 def test_without_gradio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

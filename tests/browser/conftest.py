@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from circuitsae.graph.circuit import Circuit
+from tests.browser.app import App
 from tests.browser.opened import ARGUMENTS, CHROMIUM, Opened
 from tests.synthetic import synthetic_circuit
 
@@ -48,3 +49,40 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
 def opened(open_page: Callable[..., Opened], circuit: Circuit) -> Opened:
     """The circuit's page, 1280 x 900."""
     return open_page(circuit)
+
+
+@pytest.fixture(scope="session")
+def app_address() -> Iterator[str]:
+    """The address of an app with `tiny`, its model loaded."""
+    pytest.importorskip("gradio", reason="the app needs the extra 'app'")
+    from gradio_app.app import build, launch_options
+    from gradio_app.settings import make_settings
+
+    settings = make_settings("tiny")
+    demo, engine = build(settings)
+    engine.spliced("tiny")
+    _, address, _ = demo.launch(
+        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options(settings)
+    )
+    yield address.rstrip("/")
+    demo.close(verbose=False)
+
+
+@pytest.fixture
+def open_app(browser: Any, app_address: str) -> Iterator[Callable[..., App]]:
+    """A function that opens the app; at the end each page must have kept silent."""
+    pages: list[App] = []
+
+    def open_app(query: str = "", **options: Any) -> App:
+        pages.append(App(browser, app_address, query, **options))
+        return pages[-1]
+
+    yield open_app
+    for page in pages:
+        page.close()
+
+
+@pytest.fixture
+def app(open_app: Callable[..., App]) -> App:
+    """The app, 1280 x 900."""
+    return open_app()

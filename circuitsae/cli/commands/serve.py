@@ -11,7 +11,8 @@ from circuitsae.errors import CircuitsaeError, MissingExtraError
 from circuitsae.presets import find_preset
 
 DESCRIPTION = """\
-Starts the app, which needs the extra 'app': trace, look at the circuit, ablate a node. Ctrl-C stops it.
+Starts the app, which needs the extra 'app': trace, look at the circuit, ablate a node, see the prediction hold or fail.
+The page is there within seconds and shows a circuit; the model is loaded behind it. Ctrl-C stops it.
 """
 
 
@@ -23,6 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen at (%(default)s)")
     parser.add_argument("--port", type=options.positive, metavar="N", help="port (the first free one from 7860)")
+    parser.add_argument("--share", action="store_true", help="make a public link, through gradio's servers")
+    parser.add_argument(
+        "--public", action="store_true", help="for strangers: only models that are there, short prompts, no uploads"
+    )
+    parser.add_argument("--mcp", action="store_true", help="offer the endpoints as tools of an MCP server too")
     parser.add_argument("--no-browser", action="store_true", help="don't open a browser")
 
 
@@ -42,7 +48,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     command = [sys.executable, "-m", "gradio_app", "--host", args.host]
     command += ["--preset", preset] if preset is not None else []
     command += ["--port", str(args.port)] if args.port is not None else []
-    command += ["--no-browser"] if args.no_browser else []
+    for flag in ("share", "public", "mcp", "no_browser"):
+        command += [f"--{flag.replace('_', '-')}"] if getattr(args, flag) else []
     status = subprocess.run(command).returncode
     if status:
         raise CircuitsaeError(f"The app ended with status {status}.")

@@ -27,6 +27,8 @@ class View {
     this.hovered = -1;
     this.preview = null;
     this.overlay = null;
+    this.sayings = new Map();
+    this.note = null;
     this.root = make("div", { class: "cg", "data-theme": "light" });
     element.replaceChildren(this.root);
     this.load(payload);
@@ -41,6 +43,7 @@ class View {
     this.matches = [];
     this.hovered = -1;
     this.overlay = null;
+    this.sayings.clear();
     this.setModes();
     this.build();
     this.update();
@@ -105,6 +108,8 @@ class View {
       facts.append(make("div", { class: "cg-chips" }, make("span", { class: "cg-soft", text: "Next token" }), ...chips));
     }
     head.append(facts);
+    this.note = make("p", { class: "cg-note", hidden: true });
+    head.append(this.note);
     const rows = make("dl", { class: "cg-provenance" });
     const row = (name, given) => {
       if (given === undefined || given === null || given === "") return;
@@ -607,9 +612,25 @@ class View {
     else if (!this.modes.some((mode) => mode.id === this.state.colour)) this.state.colour = "effect";
     this.mode = this.modes.find((mode) => mode.id === this.state.colour) || this.modes[0];
     this.fillBar();
+    // What changed is to be seen beside what is selected.
+    this.root.classList.toggle("cg-changed", this.modes.some((mode) => mode.before));
     this.stage.recolour();
     this.stage.paint();
     this.panel.show();
+  }
+
+  /** Takes in effects that were measured since. */
+  setMeasured(values) {
+    for (const [key, value] of Object.entries(values)) {
+      const i = this.circuit.row.get(key);
+      if (i !== undefined && typeof value === "number") this.circuit.measured[i] = value;
+    }
+    this.setModes();
+    this.fillBar();
+    this.stage.recolour();
+    this.stage.paint();
+    this.panel.show();
+    if (this.state.table) this.table.fill();
   }
 
   fullScreen() {
@@ -687,6 +708,11 @@ class View {
     if (given.edges === "all" || given.edges === Infinity) state.edges = Infinity;
     else if (Number.isFinite(given.edges)) state.edges = Math.max(0, Math.round(given.edges));
     for (const name of ["bias", "onlyPinned", "table"]) if (typeof given[name] === "boolean") state[name] = given[name];
+    if (given.overlay && typeof given.overlay === "object") this.setOverlay(given.overlay);
+    if (typeof given.note === "string" && this.note) {
+      this.note.textContent = given.note;
+      this.note.hidden = !given.note;
+    }
     if (typeof given.colour === "string") state.colour = given.colour;
     if (given.pins) state.pins = new Set(rows(given.pins).filter((i) => this.choosable(i) || circuit.kind[i] === "token"));
     if (Array.isArray(given.groups)) {
@@ -765,6 +791,13 @@ function mount(element, payload, options = {}) {
     showPath: (keys) => view.setState({ way: keys }),
     setOverlay: (overlay) => view.setOverlay(overlay),
     setColour: (mode) => view.set({ colour: mode }),
+    setMeasured: (values) => view.setMeasured(values),
+    setSayings: (sayings) => {
+      view.sayings = new Map(Object.entries(sayings || {}));
+      view.panel.show();
+    },
+    say: (text) => view.say(text),
+    save: (what) => view.save(what),
     setCard: (key, sections) => {
       if (sections) view.panel.cards.set(key, sections);
       else view.panel.cards.delete(key);
@@ -784,4 +817,7 @@ function mount(element, payload, options = {}) {
   };
 }
 
-globalThis.CircuitGraph = { mount };
+// What a host builds its own parts with, so that they look and read like these.
+const tools = { make, draw, button, icon, format, percent, count, plural, visible, quoted, cut, offer, MINUS };
+
+globalThis.CircuitGraph = { mount, tools };

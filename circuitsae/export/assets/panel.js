@@ -106,20 +106,40 @@ class Panel {
     return rows.length ? make("dl", { class: "cg-numbers" }, ...rows) : null;
   }
 
-  /** Buttons that ask for an intervention; who drew the drawing carries it out. */
+  /** Controls that ask for an intervention; who drew the drawing carries it out. */
   intervene(nodes) {
     const { view } = this;
-    const ask = (op, value) => view.emit("intervene", { keys: nodes.map((i) => view.circuit.key[i]), op, value });
+    const { circuit } = view;
+    if (!nodes.length) return null;
+    const ask = (op, value) => view.emit("intervene", { keys: nodes.map((i) => circuit.key[i]), op, value });
+    // Error nodes and tokens are vectors: they can be scaled, but set to one number only where it is 0.
+    const features = nodes.every((i) => circuit.kind[i] === "feature");
     const number = make("input", { type: "number", step: "any", value: "1", "aria-label": "Scale by" });
     const range = make("input", { type: "range", min: 0, max: 2, step: 0.05, value: 1, list: `${view.id}-scales`, "aria-label": "Scale by", on: { input: () => (number.value = range.value), change: () => ask("scale", Number(range.value)) } });
+    const ticks = make("datalist", { id: `${view.id}-scales` }, ...SCALES.map((value) => make("option", { value })));
+    const way = make("select", { "aria-label": "How to change it" }, ...[["scale", "\u00d7"], ["set", "="], ["add", "+"]].map(([value, text]) => make("option", { value, text })));
+    const names = { scale: "Scale by", set: "Set to", add: "Add" };
+    way.addEventListener("change", () => {
+      range.hidden = way.value !== "scale";
+      number.setAttribute("aria-label", names[way.value]);
+      const known = nodes.length === 1 && !Number.isNaN(circuit.activation[nodes[0]]);
+      number.value = way.value === "scale" ? range.value : way.value === "set" && known ? String(Number(circuit.activation[nodes[0]].toPrecision(3))) : "0";
+    });
     number.addEventListener("change", () => {
       if (number.value === "" || !Number.isFinite(Number(number.value))) return;
-      range.value = number.value;
-      ask("scale", Number(number.value));
+      if (way.value === "scale") range.value = number.value;
+      ask(way.value, Number(number.value));
     });
-    const ticks = make("datalist", { id: `${view.id}-scales` }, ...SCALES.map((value) => make("option", { value })));
     const ablate = button(nodes.length > 1 ? `Ablate all ${nodes.length}` : "Ablate", "Ablate (A)", () => ask("ablate"), { class: "cg-main-button" });
-    return make("div", { class: "cg-intervene" }, ablate, make("label", {}, "\u00d7", range, number), ticks);
+    const sign = features ? way : make("span", { text: "\u00d7" });
+    return make("div", { class: "cg-intervene" }, ablate, make("div", { class: "cg-amount" }, sign, range, number), ticks, this.said(nodes));
+  }
+
+  /** What the host says of the interventions on these nodes. */
+  said(nodes) {
+    const { view } = this;
+    const lines = nodes.length === 1 ? view.sayings.get(view.circuit.key[nodes[0]]) : null;
+    return lines ? make("p", { class: "cg-saying", text: lines }) : null;
   }
 
   /** What the host knows of a node besides: titled sections of text, chips or marked contexts. */

@@ -1,0 +1,151 @@
+"""Work that takes time: in a thread, with progress that is passed on, stopped when asked or when it takes too long."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from circuitsae.errors import CancelledError, InputError
+
+T = TypeVar("T")
+_END = object()
+Tick = Callable[[int, int, str], bool]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a piece of work has come: done, in all, and a word for it."""
+
+    done: int
+    total: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    """What a piece of work gave."""
+
+    value: T
+
+
+class Turnstile:
+    """Lets one in at a time, in the order in which they came; one who waits may give up."""
+
+    def __init__(self) -> None:
+        self._waiting: list[object] = []
+        self._changed = threading.Condition()
+
+    def enter(self, gave_up: Callable[[], bool]) -> object | None:
+        """Waits for its turn and returns a ticket for `leave`; `None` once `gave_up` says so."""
+        ticket = object()
+        with self._changed:
+            self._waiting.append(ticket)
+            while self._waiting[0] is not ticket:
+                if gave_up():
+                    self._waiting.remove(ticket)
+                    self._changed.notify_all()
+                    return None
+                self._changed.wait(0.05)
+        return ticket
+
+    def leave(self, ticket: object) -> None:
+        """Lets the next one in."""
+        with self._changed:
+            self._waiting.remove(ticket)
+            self._changed.notify_all()
+
+
+class Jobs:
+    """Pieces of work, each belonging to somebody who may stop it; one runs at a time, and long ones take turns."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._turn = Turnstile()
+        self._stops: dict[str, set[threading.Event]] = {}
+        self._lock = threading.Lock()
+
+    def cancel(self, owner: str) -> int:
+        """Asks all work of an owner to stop, and returns how many pieces there are."""
+        with self._lock:
+            stops = list(self._stops.get(owner, ()))
+        for stop in stops:
+            stop.set()
+        return len(stops)
+
+    def run(self, owner: str, work: Callable[[Tick], T]) -> T:
+        """Does a piece of work and returns what it gives; see `stream`."""
+        for step in self.stream(owner, work):
+            if isinstance(step, Done):
+                return step.value
+        raise CancelledError("Cancelled.")
+
+    def stream(self, owner: str, work: Callable[[Tick], T | Iterator[T]]) -> Iterator[Progress | Done[T]]:
+        """Does a piece of work in a thread and yields its progress (at most ten a second) and its result.
+
+        Work that gives an iterator yields a result for each of its parts, and lets others run between them. Whoever
+        stops iterating stops the work, at its next tick.
+
+        Raises:
+            CancelledError: It was asked to stop.
+            InputError: It took longer than the deadline.
+            Exception: Whatever the work raised.
+        """
+        stop = threading.Event()
+        steps: queue.SimpleQueue[Progress | Done[T] | BaseException | None] = queue.SimpleQueue()
+        started = time.monotonic()
+        told = [0.0]
+        late = threading.Event()
+
+        def tick(done: int, total: int, what: str) -> bool:
+            now = time.monotonic()
+            if now - started > self._deadline:
+                late.set()
+                return False
+            if now - told[0] > 0.1:
+                told[0] = now
+                steps.put(Progress(done, total, what))
+            return not stop.is_set()
+
+        def turn(part: Callable[[], Any]) -> Any:
+            ticket = self._turn.enter(stop.is_set)
+            if ticket is None:
+                raise CancelledError("Cancelled before it began.")
+            try:
+                return part()
+            finally:
+                self._turn.leave(ticket)
+
+        def do() -> None:
+            try:
+                result = turn(lambda: work(tick))
+                if isinstance(result, Iterator):
+                    while (part := turn(lambda: next(result, _END))) is not _END:
+                        steps.put(Done(part))
+                else:
+                    steps.put(Done(result))
+                steps.put(None)
+            except BaseException as error:
+                steps.put(error)
+
+        with self._lock:
+            self._stops.setdefault(owner, set()).add(stop)
+        try:
+            threading.Thread(target=do, daemon=True, name="circuitsae-job").start()
+            while True:
+                step = steps.get()
+                if step is None:
+                    return
+                if isinstance(step, BaseException):
+                    if late.is_set() and isinstance(step, CancelledError):
+                        raise InputError(f"Stopped after {self._deadline:g} seconds, which is the limit here.")
+                    raise step
+                yield step
+        finally:
+            stop.set()
+            with self._lock:
+                mine = self._stops.get(owner, set())
+                mine.discard(stop)
+                if not mine:
+                    self._stops.pop(owner, None)

@@ -1,0 +1,232 @@
+"""Interventions on a circuit that is on the screen: its clean run is kept, so that each costs one partial pass."""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from circuitsae import interventions, names
+from circuitsae.attribution.effects import make_context
+from circuitsae.attribution.exact import ablating_edit, measure
+from circuitsae.errors import CancelledError, InputError, UnknownNameError
+from circuitsae.graph.circuit import Circuit
+from circuitsae.model.edits import run_edited
+from circuitsae.model.masks import FeatureMask, Masks, VectorMask, run_masked
+from circuitsae.model.runs import Readout, forward
+from circuitsae.model.spliced import SplicedModel
+from circuitsae.task.task import Task
+from gradio_app.jobs import Tick
+
+if TYPE_CHECKING:
+    from circuitsae.attribution.effects import Context
+
+OPERATIONS = ("ablate", "scale", "set", "add")
+MAX_EDITS = 500
+TOKENS = 8
+
+
+def read_edits(given: Any) -> list[interventions.Intervention]:
+    """Returns interventions from plain data: `{"key": ..., "op": "ablate" | "scale" | "set" | "add", "value": ...}`.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes) or len(given) > MAX_EDITS:
+        raise InputError(f"Interventions come as a list of at most {MAX_EDITS}.")
+    edits: list[interventions.Intervention] = []
+    for one in given:
+        if not isinstance(one, dict) or not isinstance(one.get("key"), str):
+            raise InputError(f"{str(one)[:60]!r} is no intervention; expected key, op and value.")
+        key, op, value = one["key"], one.get("op", "ablate"), one.get("value")
+        if op not in OPERATIONS:
+            raise UnknownNameError("intervention", op, OPERATIONS)
+        if op == "ablate":
+            edits.append(interventions.Ablate(key))
+            continue
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise InputError(f"{op} needs a number; it was given {str(value)[:40]!r} for {key!r}.")
+        made = {"scale": interventions.Scale, "set": interventions.Set, "add": interventions.Add}[op]
+        edits.append(made(key, float(value)))
+    return edits
+
+
+class Measured:
+    """A circuit's prompt, run once and taken apart."""
+
+    def __init__(
+        self, spliced: SplicedModel, task: Task, keys: Sequence[str] = (), circuit: Circuit | None = None
+    ) -> None:
+        baseline = None if circuit is None else circuit.graph.graph.get("baseline")
+        self.context: Context = make_context(
+            spliced, task, method="ablation", baseline=baseline if baseline in ("zero", "patch") else None
+        )
+        self.spliced, self.task = spliced, task
+        self.keys = list(keys)
+        kinds = [] if circuit is None else circuit.graph.nodes(data="kind")
+        self._valued = [key for key, kind in kinds if kind in ("feature", "error", "token")]
+
+    def intervene(self, edits: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """Sets nodes to other values, all at once, and returns what that changes, JSON-able."""
+        errors = options.get("errors", "live")
+        if errors not in ("live", "frozen"):
+            raise UnknownNameError("way to treat errors", errors, ("live", "frozen"))
+        context = self.context
+        compiled = [e for given in read_edits(edits) for e in interventions.compile_edits(context, given)]
+        edited = run_edited(
+            context.spliced,
+            context.run,
+            context.readout,
+            compiled,
+            1,
+            errors_frozen=errors == "frozen",
+            want_values=True,
+        )
+        result = interventions.result_of(context, edited, 0, self._valued)
+        before, after = result.activations_before, result.activations
+        return {
+            "metric_before": result.metric_before,
+            "metric_after": result.metric_after,
+            "kl": result.kl,
+            "before": [_short(before.get(key)) for key in self.keys],
+            "after": [_short(after.get(key)) for key in self.keys],
+            "next": _next_tokens(result),
+        }
+
+    def effects(self, keys: Sequence[str], tick: Tick) -> Iterator[dict[str, float]]:
+        """Yields the measured effects of ablating nodes one at a time, a few at once."""
+        keys = [str(key) for key in keys][:2000]
+        edits = [ablating_edit(self.context, key) for key in keys]
+        done = 0
+        # Nodes of one layer share the run below it: batches follow the model.
+        order = sorted(range(len(keys)), key=lambda n: names.sort_key(keys[n]))
+        while done < len(order):
+            if not tick(done, len(order), "nodes measured"):
+                raise CancelledError(f"Cancelled after {done} of {len(order)} nodes.")
+            part = order[done : done + 8]
+            values = measure(self.context, [edits[n] for n in part]).tolist()
+            yield {keys[n]: value for n, value in zip(part, values, strict=True)}
+            done += len(part)
+
+    def faithfulness(self, keys: Sequence[str], random_sets: int, tick: Tick, *, errors: bool) -> dict[str, Any]:
+        """Returns `(m(C) - m(empty)) / (m(full) - m(empty))` of a set of nodes and of random sets of as many.
+
+        `m(C)` is the metric with every other node set to its baseline: the active features, and the error nodes too
+        unless `errors` says that these are kept.
+        """
+        context = self.context
+        pool = self._pool(errors)
+        chosen = [key for key in dict.fromkeys(keys) if key in pool]
+        if not chosen:
+            raise InputError(
+                "None of the pinned nodes can be set to a baseline; pin features, or error nodes with errors ablated too."
+            )
+        draw = random.Random(0)
+        features, others = (
+            [k for k in pool if (names.parse(k).kind == "feature") is wanted] for wanted in (True, False)
+        )
+        n_features = sum(names.parse(key).kind == "feature" for key in chosen)
+        sets = [chosen, []]
+        for _ in range(random_sets):
+            sets.append(draw.sample(features, n_features) + draw.sample(others, len(chosen) - n_features))
+        values: list[float] = []
+        for number, kept in enumerate(sets):
+            if not tick(number, len(sets), "sets of nodes run"):
+                raise CancelledError(f"Cancelled after {number} of {len(sets)} sets.")
+            values.append(self._metric(set(kept), errors))
+        full, empty = context.run.metric, values[1]
+        assert full is not None
+        span = full - empty
+        share = [(v - empty) / span if abs(span) > 1e-9 else None for v in (values[0], *values[2:])]
+        return {
+            "size": len(chosen),
+            "pool": len(pool),
+            "full": full,
+            "empty": empty,
+            "metric": values[0],
+            "faithfulness": share[0],
+            "random": share[1:],
+            "errors": errors,
+        }
+
+    def _pool(self, errors: bool) -> list[str]:
+        """Returns the keys of the nodes that a set may hold or leave out."""
+        context = self.context
+        found = [key for number in range(len(context.nodes)) for key in self._features(number)]
+        if errors:
+            found += [names.error(hook, p) for hook, site in context.run.sites.items() for p in site.kept.tolist()]
+        return found
+
+    def _features(self, number: int) -> list[str]:
+        nodes, site = self.context.nodes[number], self.context.spliced.sites[number]
+        places = zip(nodes.positions.tolist(), nodes.indices.tolist(), strict=True)
+        return [names.feature(site, index, position) for position, index in places]
+
+    def _metric(self, kept: set[str], errors: bool) -> float:
+        """Returns the metric with all nodes at their baselines but those that are kept, which stay live."""
+        context, device = self.context, self.spliced.device
+        none = torch.zeros(1, dtype=torch.bool, device=device)
+        features: dict[int, FeatureMask] = {}
+        for number, nodes in enumerate(context.nodes):
+            inside = torch.tensor([[key in kept for key in self._features(number)]], dtype=torch.bool, device=device)
+            features[number] = FeatureMask(nodes.positions, nodes.indices, inside, nodes.baselines, none)
+        vectors: dict[str, VectorMask] = {}
+        for hook in context.spliced.written if errors else ():
+            applied = set(context.run.sites[hook].kept.tolist())
+            here = [p not in applied or names.error(hook, p) in kept for p in range(context.run.n_tokens)]
+            base = context.baseline.errors
+            vectors[hook] = VectorMask(
+                torch.tensor([here], dtype=torch.bool, device=device), None if base is None else base[hook]
+            )
+        edited = run_masked(context.spliced, context.run, context.readout, Masks(features, vectors), 1)
+        return float(context.readout.of(edited.captured)[0])
+
+    def continuation(self, edits: Any, options: dict[str, Any], tick: Tick, length: int = 12) -> dict[str, Any]:
+        """Returns the likeliest continuation, token by token, without and with the edits held."""
+        given = read_edits(edits)
+        frozen = options.get("errors") == "frozen"
+        if frozen:
+            raise InputError("A continuation is made with live errors: frozen ones have values for the prompt only.")
+        found = {}
+        for name, held in (("before", []), ("after", given)):
+            ids = list(self.context.task.tokens)
+            for step in range(length):
+                if not tick(step + (length if name == "after" else 0), 2 * length, "tokens written"):
+                    raise CancelledError("Cancelled while the model was writing.")
+                ids.append(self._next(ids, held))
+            vocabulary = self.spliced.vocabulary
+            found[name] = [vocabulary.string(i) for i in ids[len(self.context.task.tokens) :]]
+        return found
+
+    def _next(self, ids: Sequence[int], edits: Sequence[interventions.Intervention]) -> int:
+        task = Task(list(ids), metric=self.task.metric)
+        context = make_context(self.spliced, task, method="ablation", baseline="zero")
+        if not edits:
+            return int(context.run.logits[-1].argmax())
+        # What a node is set to is what it is set to on the prompt itself, the patch prompt's value included.
+        compiled = [e for given in edits for e in interventions.compile_edits(self.context, given)]
+        edited = run_edited(self.spliced, context.run, context.readout, compiled, 1)
+        return int(edited.logits[0, -1].argmax())
+
+
+def likeliest(spliced: SplicedModel, prompt: str) -> str:
+    """Returns the token that the model would write next."""
+    ids = spliced.vocabulary.encode(prompt)
+    with torch.no_grad():
+        captured = forward(spliced, torch.tensor([ids], device=spliced.device), Readout(None, len(ids)))
+    assert captured.logits is not None
+    return spliced.vocabulary.string(int(captured.logits[0, -1].argmax()))
+
+
+def _next_tokens(result: interventions.InterventionResult) -> list[list[Any]]:
+    """Returns the likeliest next tokens of both runs as rows: text, probability before, probability after."""
+    before, after = result.logits_before.float().softmax(-1), result.logits_after.float().softmax(-1)
+    k = min(TOKENS, len(before))
+    top = dict.fromkeys([*before.topk(k).indices.tolist(), *after.topk(k).indices.tolist()])
+    rows = [[result.vocabulary.string(t), _short(float(before[t])), _short(float(after[t]))] for t in top]
+    return sorted(rows, key=lambda row: -max(row[1], row[2]))
+
+
+def _short(value: float | None) -> Any:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")

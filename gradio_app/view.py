@@ -1,0 +1,114 @@
+"""The drawing as a part of the page: `CircuitGraph` in a `gr.HTML`, and how the two sides speak.
+
+The page's side sets `value` (what is wanted) and triggers an event; the answer comes as one of the properties `shown`,
+`progress`, `overlay`, `measured`, `answer`. Circuits themselves are fetched by the server function `circuit`: as a
+property each would be copied several times (docs/app.md). No text goes through a template.
+"""
+
+import itertools
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from circuitsae.errors import CircuitsaeError
+from circuitsae.export.page import drawing_script, drawing_style
+from gradio_app.engine import Engine, log
+from gradio_app.exporting import export_files
+
+if TYPE_CHECKING:
+    from gradio_app.store import Entry
+
+EVENTS = ("intervene", "measure", "faithfulness", "continuation", "compare", "opened", "halt")
+_SCRIPTS = ("history.js", "charts.js", "workbench.js")
+_count = itertools.count(1)
+
+
+@cache
+def page_head() -> str:
+    """Returns what stands in the page's head: the drawing's script and the app's own. Nothing is loaded."""
+    own = "\n".join(_asset(name) for name in _SCRIPTS)
+    scripts = f'{drawing_script()}(() => {{\n"use strict";\n{own}}})();\n'
+    assert "</script" not in scripts
+    return f"<script>\n{scripts}</script>"
+
+
+@cache
+def page_style() -> str:
+    """Returns the page's style sheet."""
+    return drawing_style() + _asset("app.css")
+
+
+def circuit_view(engine: Engine, entry: "Entry | None") -> gr.HTML:
+    """Returns the component that shows circuits and what is done to them."""
+    named = ", ".join(f'"{event}"' for event in EVENTS)  # gradio finds the events' names in the script
+    return gr.HTML(
+        None,
+        html_template='<div class="cw-mount"></div>',
+        js_on_load=f"CircuitApp.mount(element, {{ props, server, trigger, watch, events: [{named}] }});",
+        server_functions=_lookups(engine),
+        elem_id="circuit-view",
+        apply_default_css=False,
+        shown=None if entry is None else shown_as(entry),
+        progress=None,
+        overlay=None,
+        measured=None,
+        answer=None,
+        limits={"uploads": engine.settings.upload_bytes, "preset": engine.settings.preset},
+    )
+
+
+def shown_as(entry: "Entry", restore: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the property `shown`: which circuit to fetch, what was asked, and perhaps a state to take up."""
+    form = None if entry.form is None else entry.form.as_dict()
+    return {"id": entry.id, "form": form, "restore": restore}
+
+
+def update(**properties: Any) -> Any:
+    """Returns an update of the component. Each property gets a number, so that equal answers are heard too."""
+    numbered: dict[str, Any] = {name: {**value, "n": next(_count)} for name, value in properties.items()}
+    return gr.HTML(**numbered)
+
+
+def _lookups(engine: Engine) -> list[Any]:
+    """The server functions: short look-ups that wait in no queue. Each gets one argument, from whoever calls it."""
+
+    def circuit(id: Any = None) -> dict[str, Any]:
+        try:
+            entry = engine.store.get(id)
+        except CircuitsaeError as error:
+            return {"error": str(error)}
+        return {"payload": entry.payload, "colours": entry.colours}
+
+    def card(asked: Any = None) -> list[dict[str, Any]]:
+        try:
+            return engine.card(str(asked["id"]), str(asked["key"]))
+        except (CircuitsaeError, KeyError, TypeError):
+            return []
+
+    def status(preset: Any = None) -> dict[str, Any]:
+        known = preset if preset in engine.settings.presets else engine.settings.preset
+        return engine.status(known)
+
+    def files(asked: Any = None) -> dict[str, Any]:
+        try:
+            entry = engine.store.get(asked["id"])
+            return {"files": export_files(entry.circuit, asked["format"], entry.form, asked.get("shown") or {})}
+        except CircuitsaeError as error:
+            return {"error": str(error)}
+        except Exception:
+            log.exception("An export failed.")
+            return {"error": "The file could not be made; the app's log says why."}
+
+    def upload_circuit(text: Any = None) -> dict[str, Any]:
+        try:
+            return {"id": engine.open(text if isinstance(text, str) else "").id}
+        except CircuitsaeError as error:
+            return {"error": str(error)}
+
+    return [circuit, card, status, files, upload_circuit]
+
+
+def _asset(name: str) -> str:
+    return resources.files("gradio_app").joinpath("assets", name).read_text("utf-8")

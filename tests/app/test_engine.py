@@ -1,0 +1,361 @@
+"""The engine under the page: forms, traces, interventions, limits, memory; no browser and no server."""
+
+import gc
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import circuitsae as cs
+from circuitsae.errors import CancelledError, CircuitsaeError, InputError
+
+pytest.importorskip("gradio", reason="the app needs the extra 'app'")
+
+from gradio_app.engine import Engine
+from gradio_app.exporting import FORMATS, export_files, python_program
+from gradio_app.forms import Form, one_token, read_form
+from gradio_app.jobs import Done, Jobs
+from gradio_app.links import decode_state, encode_state
+from gradio_app.measuring import Measured, read_edits
+from gradio_app.settings import Settings, make_settings
+from gradio_app.store import Entry, Store
+
+PROMPT = "The keys to the cabinet"
+FORM = Form("tiny", PROMPT, " are", " is", nodes=48)
+
+
+def quiet(done: int, total: int, what: str) -> bool:
+    return True
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(make_settings("tiny"))
+
+
+@pytest.fixture(scope="module")
+def entry(engine: Engine) -> Entry:
+    return engine.trace(FORM, quiet)
+
+
+def test_a_trace_is_the_librarys(engine: Engine, entry: Entry) -> None:
+    spliced = engine.spliced("tiny")
+    task = cs.Task(PROMPT, metric=cs.LogitDiff(" are", " is"))
+    wanted = cs.trace(spliced, task, max_nodes=48)
+    assert set(entry.circuit.graph.edges) == set(wanted.graph.edges)
+    assert entry.circuit.graph.graph["metric_value"] == wanted.graph.graph["metric_value"]
+    assert entry.form == FORM and engine.store.get(entry.id) is entry
+
+
+def test_an_intervention_is_the_librarys(engine: Engine, entry: Entry) -> None:
+    feature, other = entry.circuit.strongest(2, kind="feature")
+    error = entry.circuit.errors[0] if entry.circuit.errors else "token@2"
+    edits = [
+        {"key": feature, "op": "scale", "value": 0.5},
+        {"key": other, "op": "ablate"},
+        {"key": error, "op": "ablate"},
+    ]
+    found = engine.intervene(entry.id, edits, {"errors": "frozen"}, quiet)
+    wanted = cs.intervene(
+        engine.spliced("tiny"),
+        cs.Task(PROMPT, metric=cs.LogitDiff(" are", " is")),
+        [cs.Scale(feature, 0.5), cs.Ablate(other), cs.Ablate(error)],
+        errors="frozen",
+        circuit=entry.circuit,
+    )
+    assert found["metric_after"] == pytest.approx(wanted.metric_after, abs=1e-5)
+    assert found["metric_before"] == pytest.approx(wanted.metric_before, abs=1e-5)
+    after = dict(zip(entry.keys, found["after"], strict=True))
+    assert after[other] == 0
+    for key, value in wanted.activations.items():
+        assert after[key] == pytest.approx(value, rel=1e-3, abs=1e-4)
+    tokens = {text: (before, now) for text, before, now in found["next"]}
+    text, p = wanted.top_tokens(1)[0]
+    assert tokens[text][1] == pytest.approx(p, rel=1e-3)
+    json.dumps(found, allow_nan=False)
+
+
+def test_measured_effects_are_those_of_ablation(engine: Engine, entry: Entry) -> None:
+    keys = [*entry.circuit.strongest(11, kind="feature"), *entry.circuit.errors[:2], "token@2"]
+    parts = list(engine.measure(entry.id, keys, quiet))
+    found = {key: value for part in parts for key, value in part.items()}
+    assert list(sorted(found)) == sorted(keys) and len(parts) > 1
+    for key in keys[:3]:
+        alone = engine.intervene(entry.id, [{"key": key, "op": "ablate"}], {}, quiet)
+        assert found[key] == pytest.approx(alone["metric_after"] - alone["metric_before"], abs=1e-4)
+
+
+def test_faithfulness_is_one_of_all_nodes_and_nought_of_none(engine: Engine, entry: Entry) -> None:
+    measured = engine.measured(entry.id, quiet)
+    for errors in (True, False):
+        everything = measured._pool(errors)
+        found = engine.faithfulness(entry.id, everything, errors, quiet)
+        assert found["faithfulness"] == pytest.approx(1, abs=1e-4) and found["size"] == found["pool"]
+        assert found["random"] == pytest.approx([1] * 5, abs=1e-4)
+    strongest = entry.circuit.strongest(40, kind="feature")
+    found = engine.faithfulness(entry.id, strongest, False, quiet)
+    assert found["size"] == 40 and len(set(found["random"])) == 5
+    assert found["metric"] == pytest.approx(found["empty"] + found["faithfulness"] * (found["full"] - found["empty"]))
+    with pytest.raises(InputError, match="pin features"):
+        engine.faithfulness(entry.id, ["token@1"], False, quiet)
+
+
+def test_a_continuation_without_edits_is_greedy_decoding(engine: Engine, entry: Entry) -> None:
+    strongest = entry.circuit.strongest(1, kind="feature")[0]
+    found = engine.continuation(entry.id, [{"key": strongest, "op": "ablate"}], {}, quiet)
+    model, vocabulary = engine.spliced("tiny").model, engine.spliced("tiny").vocabulary
+    import torch
+
+    ids = vocabulary.encode(PROMPT)
+    with torch.no_grad():
+        for _ in range(3):
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    assert found["before"][:3] == vocabulary.strings(ids[-3:])
+    assert len(found["after"]) == len(found["before"]) == 12
+
+
+def test_two_prompts_become_one_graph(engine: Engine, entry: Entry) -> None:
+    union = engine.compare(entry.id, "The key to the cabinet", quiet)
+    where = union.colours[0]["values"]
+    other = cs.trace(
+        engine.spliced("tiny"), cs.Task("The key to the cabinet", metric=cs.LogitDiff(" are", " is")), max_nodes=48
+    )
+    first = set(entry.circuit.graph)
+    assert set(union.circuit.graph) == first | set(other.graph)
+    assert {key for key, place in where.items() if place == 0} == first & set(other.graph)
+    assert {key for key, place in where.items() if place == 2} == set(other.graph) - first
+    assert union.circuit.graph.graph["tokens"][2] == " keys/ key"
+    with pytest.raises(InputError, match="Nothing can be measured"):
+        engine.intervene(union.id, [], {}, quiet)
+
+
+def test_an_empty_answer_is_the_likeliest_and_a_missing_space_is_put_in(engine: Engine) -> None:
+    entry = engine.trace(Form("tiny", PROMPT, "", "", nodes=16), quiet)
+    assert entry.form is not None
+    assert entry.form.answer == entry.circuit.graph.graph["top_tokens"][0][0]
+    vocabulary = engine.spliced("tiny").vocabulary
+    assert one_token("are", vocabulary, "answer") == " are"
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "text"),
+    [
+        ({"prompt": "   "}, "prompt", "empty"),
+        ({"answer": "are is"}, "answer", "The answer 'are is' is"),
+        ({"foil": "is are"}, "foil", "The foil 'is are' is 2 tokens"),
+        ({"foil": "are"}, "foil", "both 'are'"),
+        ({"patch": "The key"}, "patch", "expected as many"),
+        ({"prompt": "the " * 600}, "prompt", "tokens long"),
+        ({"preset": "tinny"}, "preset", "did you mean 'tiny'"),
+        ({"prompt": 7}, "preset", "expected str"),
+    ],
+)
+def test_each_bad_field_is_said_in_a_sentence(engine: Engine, given: dict[str, Any], field: str, text: str) -> None:
+    engine.spliced("tiny")
+    found = engine.problems(FORM.as_dict() | given)
+    assert list(found) == [field] and text in found[field]
+    with pytest.raises(CircuitsaeError):
+        engine.trace(read_form(FORM.as_dict() | given, engine.settings), quiet)
+
+
+@pytest.mark.parametrize(
+    ("edits", "text"),
+    [
+        ("ablate", "a list"),
+        ([{"op": "ablate"}], "no intervention"),
+        ([{"key": "token@1", "op": "explode"}], "explode"),
+        ([{"key": "token@1", "op": "scale", "value": "much"}], "needs a number"),
+        ([{"key": "token@1", "op": "scale", "value": float("nan")}], "needs a number"),
+        ([{"key": "nowhere/3@1", "op": "ablate"}], "nowhere"),
+        ([{"key": "metric", "op": "ablate"}], "metric"),
+    ],
+)
+def test_bad_interventions_are_said_in_a_sentence(engine: Engine, entry: Entry, edits: Any, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        engine.intervene(entry.id, edits, {}, quiet)
+
+
+def test_read_edits_gives_the_librarys_own() -> None:
+    given = [{"key": "a/1@2", "op": op, "value": 2} for op in ("ablate", "scale", "set", "add")]
+    assert read_edits(given) == [cs.Ablate("a/1@2"), cs.Scale("a/1@2", 2), cs.Set("a/1@2", 2), cs.Add("a/1@2", 2)]
+
+
+def test_the_card_names_tokens_that_the_decoder_row_promotes(engine: Engine, entry: Entry) -> None:
+    key = entry.circuit.strongest(1, kind="feature")[0]
+    sections = engine.card(entry.id, key)
+    assert [s["title"] for s in sections][:2] == ["Promotes", "Suppresses"]
+    assert all(value > 0 for _, value in sections[0]["tokens"]) and all(v < 0 for _, v in sections[1]["tokens"])
+    assert engine.card(entry.id, "token@1") == [] and engine.card(entry.id, "no such node") == []
+
+
+def test_the_python_program_gives_what_is_on_the_screen(engine: Engine, entry: Entry) -> None:
+    key = entry.circuit.strongest(1, kind="feature")[0]
+    edits = [{"key": key, "op": "scale", "value": 0.25}]
+    shown = {"edits": edits, "options": {"errors": "frozen"}, "state": {"pins": [key, "gone"]}}
+    program = python_program(entry.circuit, entry.form, shown)
+    names: dict[str, Any] = {"print": lambda *args: None}
+    exec(program, names)
+    found = engine.intervene(entry.id, edits, {"errors": "frozen"}, quiet)
+    assert names["result"].metric_after == pytest.approx(found["metric_after"], abs=1e-5)
+    assert set(names["circuit"].graph) == set(entry.circuit.graph) and list(names["pinned"]) == [key]
+
+
+def test_every_format_is_written_and_the_page_holds_the_interventions(entry: Entry) -> None:
+    key = entry.circuit.strongest(1)[0]
+    shown = {"state": {"pins": [key]}, "note": "Interventions: one </script>", "overlay": {"marks": []}, "edits": []}
+    for format in FORMATS:
+        files = export_files(entry.circuit, format, entry.form, shown)
+        assert files and all(text and name.startswith("the-keys-to-the-cabinet") for name, text in files.items())
+    page = export_files(entry.circuit, "html", entry.form, shown)["the-keys-to-the-cabinet.html"]
+    assert "one \\u003c/script\\u003e" in page
+    saved = export_files(entry.circuit, "json", entry.form, shown)["the-keys-to-the-cabinet.json"]
+    assert cs.Circuit.from_json(saved) == entry.circuit
+
+
+def test_an_uploaded_circuit_is_checked_and_can_be_measured(engine: Engine, entry: Entry) -> None:
+    opened = engine.open(entry.circuit.to_json())
+    assert opened.circuit == entry.circuit and opened.form == FORM
+    key = opened.circuit.strongest(1)[0]
+    assert engine.intervene(opened.id, [{"key": key, "op": "ablate"}], {}, quiet)["metric_after"]
+    stranger = cs.Circuit.from_json(entry.circuit.to_json())
+    stranger.graph.graph["preset"] = "somebody-elses"
+    assert engine.open(stranger.to_json()).form is None
+    other = cs.Circuit.from_json(entry.circuit.to_json())
+    other.graph.graph["dictionaries"][0]["fingerprint"] = "0" * 64
+    with pytest.raises(InputError, match="other dictionaries"):
+        engine.intervene(engine.open(other.to_json()).id, [], {}, quiet)
+    for text in ("", "[]", '{"schema": "circuitsae/99"}', "{" * 100_000):
+        with pytest.raises(InputError):
+            engine.open(text)
+
+
+def test_the_public_gets_less() -> None:
+    settings = make_settings("tiny", public=True)
+    engine = Engine(settings)
+    assert settings.max_tokens == 64 and "tiny" in settings.presets
+    with pytest.raises(InputError, match="no uploads"):
+        engine.open("{}")
+    with pytest.raises(InputError, match="nodes were asked for"):
+        read_form(FORM.as_dict() | {"nodes": 5000}, settings)
+
+
+def test_what_ships_is_shown_before_a_model_is_loaded() -> None:
+    engine = Engine(make_settings("tiny"))
+    entry = engine.shipped()
+    assert entry is not None and entry.form is not None and entry.form.preset == "tiny"
+    assert engine.status("tiny") == {"ready": False, "text": "tiny will be loaded when it is needed"}
+    assert engine.store.get("shipped-tiny") is entry
+    # The file is what tracing gives today.
+    again = engine.trace(entry.form, quiet).circuit
+    strongest = entry.circuit.strongest(20)
+    assert set(strongest) <= set(again.graph)
+    for key in strongest:
+        assert again[key]["effect"] == pytest.approx(entry.circuit[key]["effect"], rel=1e-3, abs=1e-5)
+
+
+def test_a_link_comes_back_and_a_damaged_one_is_said() -> None:
+    state = {"form": FORM.as_dict(), "basket": [{"key": "a/1@2", "op": "scale", "value": 0.5}], "view": {"pins": ["é"]}}
+    assert decode_state(encode_state(state)) == state
+    for text in ("", "abc", "!!", encode_state(state)[:-9], encode_state({"x": "y" * 300_000})):
+        with pytest.raises(InputError, match="damaged"):
+            decode_state(text)
+
+
+def test_a_store_forgets_the_oldest_within_its_budget(entry: Entry) -> None:
+    store = Store(3 * entry.size)
+    first = store.add(entry.circuit, None)
+    pinned = store.add(entry.circuit, None, pinned_as="shipped-x")
+    for _ in range(5):
+        store.add(entry.circuit, None)
+    assert len(store) == 3 and store.size <= 3 * entry.size
+    assert store.get("shipped-x") is pinned
+    with pytest.raises(InputError, match="no longer in the app's memory"):
+        store.get(first.id)
+    with pytest.raises(InputError):
+        store.get({"id": 1})
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_traces_and_clicks() -> None:
+    engine = Engine(Settings("tiny", ("tiny",), memory=2_000_000))
+    engine.spliced("tiny")
+    words = ["key", "keys", "dog", "dogs", "cat", "cats", "book", "books"]
+    held: list[int] = []
+    for number in range(200):
+        prompt = f"The {words[number % 8]} to the cabinet"
+        entry = engine.trace(Form("tiny", prompt, " are", " is", nodes=16), quiet)
+        key = entry.circuit.strongest(1)[0]
+        engine.intervene(entry.id, [{"key": key, "op": "ablate"}], {}, quiet)
+        engine.card(entry.id, key)
+        if number in (60, 199):
+            gc.collect()
+            held.append(sum(type(o) in (cs.Circuit, Entry, Measured) for o in gc.get_objects()))
+    assert engine.store.size <= 2_000_000 and len(engine._contexts) <= 6
+    assert held[1] <= held[0] + 4
+
+
+def test_work_stops_when_asked_and_after_its_deadline() -> None:
+    jobs = Jobs(deadline=60)
+    ended = threading.Event()
+
+    def endless(tick: Any) -> None:
+        try:
+            while tick(1, 2, "steps"):
+                time.sleep(0.005)
+            raise CancelledError("Cancelled.")
+        finally:
+            ended.set()
+
+    steps = jobs.stream("somebody", endless)
+    assert next(steps).what == "steps"  # type: ignore[union-attr]
+    assert jobs.cancel("somebody else") == 0 and jobs.cancel("somebody") == 1
+    with pytest.raises(CancelledError):
+        list(steps)
+    assert ended.wait(5)
+    # Whoever goes away stops the work, too.
+    ended.clear()
+    steps = jobs.stream("somebody", endless)
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    assert ended.wait(5)
+    with pytest.raises(InputError, match=r"after 0\.1 seconds"):
+        list(Jobs(deadline=0.1).stream("somebody", endless))
+
+
+def test_long_work_lets_short_work_in_between_its_parts() -> None:
+    jobs = Jobs(deadline=60)
+    order: list[str] = []
+
+    def long(tick: Any) -> Iterator[int]:
+        for part in range(50):
+            time.sleep(0.01)
+            order.append("long")
+            yield part
+
+    worker = threading.Thread(target=lambda: list(jobs.stream("a", long)))
+    worker.start()
+    time.sleep(0.05)
+    assert jobs.run("b", lambda tick: order.append("short") or 7) == 7
+    worker.join()
+    assert order.index("short") < 45 and order.count("long") == 50
+
+
+def test_one_who_waits_can_give_up() -> None:
+    jobs = Jobs(deadline=60)
+    free = threading.Event()
+    blocking = threading.Thread(target=lambda: jobs.run("a", lambda tick: free.wait(10)))
+    blocking.start()
+    time.sleep(0.05)
+    waiting = jobs.stream("b", lambda tick: 1)
+    threading.Timer(0.1, lambda: jobs.cancel("b")).start()
+    with pytest.raises(CancelledError, match="before it began"):
+        list(waiting)
+    free.set()
+    blocking.join()
+
+
+def test_parts_come_as_they_are_done() -> None:
+    assert [s.value for s in Jobs(9).stream("a", lambda tick: iter([1, 2])) if isinstance(s, Done)] == [1, 2]

@@ -1,0 +1,438 @@
+"""The app as a person uses it: the first minute, by mouse and by keyboard, at three widths, light and dark."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import circuitsae as cs
+from tests.browser.app import App
+
+pytestmark = pytest.mark.browser
+
+OpenApp = Callable[..., App]
+PICTURES = os.environ.get("CIRCUITSAE_PICTURES")  # a folder: the suite leaves the pictures of the docs there
+HOSTILE = "<img src=x onerror='window.ran=1'>${window.ran=1}{{window.ran=1}}</script><script>window.ran=1</script>"
+
+
+def picture(app: App, name: str) -> None:
+    """Leaves a picture for the docs where the environment names a folder."""
+    if PICTURES:
+        app.picture(Path(PICTURES) / f"{name}.png")
+
+
+def test_the_first_minute(app: App) -> None:
+    # A circuit is there at load; its strongest node is ablated, and prediction and measurement stand side by side.
+    assert app.ask("app.shown.id") == "shipped-tiny"
+    key = app.strongest()[0]
+    picture(app, "app-start")
+    app.ablate(key)
+    effect = app.ask(f"view.circuit.effect[view.circuit.row.get({json.dumps(key)})]")
+    assert app.number("predicted") == pytest.approx(effect, rel=0.006)
+    app.measured()
+    before, after = app.ask("[app.result.metric_before, app.result.metric_after]")
+    assert app.number("measured") == pytest.approx(after - before, rel=0.006)
+    assert app.number("metric") == pytest.approx(after, rel=0.006)
+    # The next token, before and after, as bars; the nodes coloured by what changed.
+    assert app.page.locator(".cw-tokens thead").inner_text().split() == ["next", "token", "before", "after"]
+    assert app.page.locator(".cg-stage .cg-fell, .cg-stage .cg-rose").count() > 1
+    assert app.page.get_by_label("Colour").input_value() == "change"
+    picture(app, "app-ablated")
+    # Undo.
+    app.page.keyboard.press("z")
+    app.wait("!app.basket.edits.length")
+    assert app.page.locator(".cg-stage .cg-fell, .cg-stage .cg-rose").count() == 0
+    # One's own prompt; then a link that brings it all back.
+    app.trace("The old keys", " are", " is")
+    assert "logit of ' are' minus logit of ' is'" in app.page.locator(".cw-question").inner_text()
+    app.page.get_by_role("button", name="Copy link").first.click()
+    app.wait("app.root.dataset.link")
+    assert app.ask("app.root.dataset.link").startswith(app.address + "/?c=")
+
+
+def test_a_link_restores_question_basket_options_pins_and_view(app: App, open_app: OpenApp) -> None:
+    app.trace("The keys to the cabinet", " are", " is")
+    first, second = app.strongest(2)
+    app.ablate(first)
+    app.measured()
+    app.page.get_by_label("Error nodes").select_option("frozen")
+    app.measured()
+    app.ask(f"view.pin([{json.dumps(second)}])")
+    app.ask("view.setThresholds({ nodes: 20, edges: 3 })")
+    app.tab("Pinned set")
+    app.page.get_by_role("button", name="Copy link").first.click()
+    app.wait("app.root.dataset.link")
+    other = open_app(app.ask("app.root.dataset.link").removeprefix(app.address))
+    other.wait("app.result && app.shown.id !== 'shipped-tiny'")
+    assert other.page.get_by_label("Prompt").input_value() == "The keys to the cabinet"
+    assert other.ask("app.basket.edits") == [{"key": first, "op": "ablate"}]
+    assert other.ask("app.options.errors") == "frozen" and other.ask("app.tab") == "set"
+    assert other.ask("view.getState().pins") == [second]
+    assert other.ask("view.getThresholds()") == {"nodes": 20, "edges": 3}
+    assert other.number("measured") == app.number("measured")
+
+
+def test_a_damaged_link_is_said_and_the_shipped_circuit_stays(open_app: OpenApp) -> None:
+    app = open_app("/?c=eJyNkEFPwzAM")
+    app.page.wait_for_selector(".cw-problem:not([hidden])")
+    assert "link is damaged" in app.page.locator(".cw-problem").inner_text()
+    assert app.page.locator(".cg-stage .cg-feature").count() > 10
+
+
+def test_several_nodes_scaled_set_and_added(app: App) -> None:
+    first, second, third = app.strongest(3)
+    app.node(first).click(force=True)
+    app.page.locator(".cg-intervene input[type=range]").fill("0.5")
+    app.page.locator(".cg-intervene input[type=range]").dispatch_event("change")
+    app.node(second).click(force=True)
+    app.page.get_by_label("How to change it").select_option("set")
+    app.page.get_by_label("Set to").fill("3")
+    app.page.keyboard.press("Enter")
+    app.node(third).click(force=True)
+    app.page.get_by_label("How to change it").select_option("add")
+    app.page.get_by_label("Add", exact=True).fill("-0.25")
+    app.page.keyboard.press("Enter")
+    edits = [{"key": first, "op": "scale", "value": 0.5}, {"key": second, "op": "set", "value": 3}, {"key": third, "op": "add", "value": -0.25}]  # fmt: skip
+    assert app.ask("app.basket.edits") == edits
+    app.wait("app.result && !app.flying")
+    row = "view.circuit.row.get"
+    activation, slope = {}, {}
+    for key in (first, second, third):
+        i = f"{row}({json.dumps(key)})"
+        activation[key] = app.ask(f"view.circuit.activation[{i}]")
+        slope[key] = app.ask(f"view.circuit.effect[{i}]") / -activation[key]
+    wanted = slope[first] * -0.5 * activation[first] + slope[second] * (3 - activation[second]) - 0.25 * slope[third]
+    assert app.number("predicted") == pytest.approx(wanted, rel=0.01)
+    spliced = cs.load("tiny")
+    form = app.ask("app.shown.form")
+    task = cs.Task(form["prompt"], metric=cs.LogitDiff(form["answer"], form["foil"]))
+    result = cs.intervene(spliced, task, [cs.Scale(first, 0.5), cs.Set(second, 3), cs.Add(third, -0.25)])
+    assert app.number("measured") == pytest.approx(result.effect, rel=0.006)
+    assert "interaction" in app.page.locator(".cw-gap").inner_text()
+    # Back and forth, one at a time, then everything away.
+    app.page.get_by_role("button", name="Undo").click()
+    assert app.ask("app.basket.edits") == edits[:2]
+    app.page.get_by_role("button", name="Redo").click()
+    assert app.ask("app.basket.edits") == edits
+    assert app.ask("Boolean(app.result)")  # known from before, at once
+    app.page.get_by_role("button", name="Take").first.click()
+    assert app.ask("app.basket.edits") == edits[1:]
+    app.page.get_by_role("button", name="Clear", exact=True).click()
+    assert app.ask("app.basket.edits") == [] and app.page.locator(".cw-numbers").count() == 0
+
+
+def test_error_nodes_and_tokens_are_scaled_but_not_set(app: App) -> None:
+    token = app.ask("view.circuit.key[view.circuit.kind.indexOf('token') + 2]")
+    app.node(token).click(force=True)
+    assert app.page.get_by_label("How to change it").count() == 0
+    app.page.get_by_role("button", name="Ablate", exact=True).click()
+    app.measured()
+    assert abs(app.number("measured")) > 0
+
+
+def test_answers_that_come_late_are_not_shown_for_another_basket(app: App) -> None:
+    """Clicks in quick succession: what stands at the end is measured for what is in the basket then."""
+    for key in app.strongest(5):
+        app.ask(f"app.put([{json.dumps(key)}], 'ablate')")
+    app.wait("app.result && !app.flying")
+    shown = app.ask("app.result.metric_after")
+    app.ask("app.results.clear()")
+    app.ask("app.carryOut()")
+    app.wait("app.result && !app.flying")
+    assert app.ask("app.result.metric_after") == pytest.approx(shown, abs=1e-5)
+    assert app.ask("app.basket.edits.length") == 5
+
+
+def test_predictions_are_checked_and_a_point_selects_its_node(app: App) -> None:
+    app.trace("The keys to the cabinet", " are", " is")
+    app.tab("Predicted vs measured")
+    app.page.get_by_role("button", name="Measure the 30 strongest").click()
+    app.wait("app.measured.size >= 30 && !app.measuring")
+    assert app.page.locator(".cw-point").count() == 30
+    said = app.page.locator(".cw-lead b").inner_text()
+    found = app.ask("[...app.measured].map(([key, y]) => [view.circuit.effect[view.circuit.row.get(key)], y])")
+    assert float(said.removeprefix("r = ").replace("\u2212", "-")) == pytest.approx(_correlation(found), abs=0.01)
+    picture(app, "app-measured")
+    app.page.locator(".cw-point").nth(3).click(force=True)
+    assert app.ask("view.selection().length") == 1
+    assert app.page.locator(".cw-point.cw-chosen").count() == 1
+    assert "measured" in app.page.locator(".cg-panel").inner_text()
+    # What is measured can be a colour of the drawing, too.
+    app.page.get_by_label("Colour").select_option("measured")
+    app.tab("Effects by position")
+    app.page.get_by_label("Effects shown").select_option("measured")
+    filled = app.page.locator(".cw-cell", has_not_text="\u00b7").count()
+    assert filled >= 20
+    app.page.locator(".cw-cell", has_not_text="\u00b7").first.click()
+    assert app.page.locator(".cw-cell.cw-chosen").count() == 1
+
+
+def test_measuring_can_be_stopped(app: App) -> None:
+    app.trace("When Mary and John went to the store, John gave a drink to", " Mary", " John")
+    app.ask("app.measure(view.circuit.choosable.map((i) => view.circuit.key[i]))")
+    app.tab("Predicted vs measured")
+    app.wait("app.measured.size > 0")
+    app.page.get_by_role("button", name="Stop measuring").or_(app.page.get_by_title("Stop measuring")).first.click()
+    app.wait("!app.measuring")
+    measured = app.ask("app.measured.size")
+    assert 0 < measured < app.ask("view.circuit.choosable.length")
+    app.page.wait_for_timeout(600)
+    assert app.ask("app.measured.size") == measured
+
+
+def test_the_pinned_set_is_measured_against_random_ones(app: App) -> None:
+    app.tab("Pinned set")
+    app.page.get_by_role("button", name="Pin the 20 strongest").click()
+    app.page.get_by_role("button", name="Measure, errors kept").click()
+    app.wait("app.faithful")
+    assert app.page.locator(".cw-random").count() == 5 and app.page.locator(".cw-set").count() == 1
+    assert "20 pinned nodes of" in app.page.locator(".cw-pane").inner_text()
+
+
+def test_two_prompts_are_one_graph(app: App) -> None:
+    app.tab("Compare")
+    app.page.get_by_label("Second prompt").fill("When Mary and John went to the store, Mary gave a drink to")
+    app.page.keyboard.press("Enter")
+    app.wait("app.shown.comparesWith")
+    app.settle()
+    picture(app, "app-compared")
+    counts = [int(text.split()[0]) for text in app.page.locator(".cw-counts li").all_inner_texts()]
+    assert sum(counts) == app.ask("view.circuit.choosable.length") and all(counts)
+    assert [app.page.locator(f".cg-stage .cg-k{k}").count() > 0 for k in range(3)] == [True] * 3
+    assert app.page.get_by_role("button", name="Ablate").count() == 0
+    app.page.get_by_role("button", name="Back to A").click()
+    app.wait("app.shown.id === 'shipped-tiny'")
+
+
+def test_the_model_writes_on_before_and_after(app: App) -> None:
+    app.ablate(app.strongest()[0])
+    app.measured()
+    app.page.get_by_role("button", name="Let the model write on").click()
+    app.wait("app.written")
+    assert app.page.locator(".cw-written p").count() == 2
+
+
+def test_files_are_downloaded_and_opened_again(app: App, open_app: OpenApp, browser: Any, tmp_path: Path) -> None:
+    key = app.strongest()[0]
+    app.ablate(key)
+    app.measured()
+    app.page.keyboard.press("p")
+    app.tab("Keep")
+    saved: dict[str, Path] = {}
+    for name in (
+        "Circuit (JSON)",
+        "Page that opens from disk",
+        "Python program",
+        "GraphML",
+        "Graphviz",
+        "Picture (SVG)",
+    ):
+        with app.page.expect_download() as download:
+            app.page.get_by_role("button", name=name).click()
+        saved[name] = tmp_path / download.value.suggested_filename
+        download.value.save_as(saved[name])
+    assert f"cs.Ablate('{key}')" in saved["Python program"].read_text()
+    circuit = cs.Circuit.load(saved["Circuit (JSON)"])
+    # The page has the pins and the interventions in it, and needs nobody.
+    page = browser.new_page()
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(saved["Page that opens from disk"].as_uri())
+    page.wait_for_selector(".cg-node")
+    assert page.evaluate("CircuitGraph.shown.getState().pins") == [key]
+    assert "ablated" in page.locator(".cg-note").inner_text()
+    assert page.locator(".cg-stage .cg-fell, .cg-stage .cg-rose").count() > 1
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    page.close()
+    # A circuit that was saved comes back and fills the form.
+    other = open_app()
+    other.trace("The old keys", " are", " is")
+    other.tab("Keep")
+    other.page.get_by_label("A saved circuit").set_input_files(saved["Circuit (JSON)"])
+    other.wait(f"view.circuit.about.prompt === {json.dumps(circuit.prompt)}")
+    other.page.wait_for_function(
+        f"() => document.querySelector('#ca-prompt textarea').value === {json.dumps(circuit.prompt)}"
+    )
+    other.page.get_by_label("A saved circuit").set_input_files(
+        {"name": "x.json", "mimeType": "application/json", "buffer": b'{"schema": "no"}'}
+    )
+    other.page.wait_for_selector(".cw-problem:not([hidden])")
+    assert "can't be read" in other.page.locator(".cw-problem").inner_text()
+    assert other.ask("view.circuit.about.prompt") == circuit.prompt
+
+
+def test_a_bad_field_is_said_beside_it_and_the_circuit_stays(app: App) -> None:
+    app.page.get_by_label("Answer", exact=True).fill("are is")
+    app.page.get_by_role("button", name="Trace").click()
+    form = app.page.locator(".ca-form")
+    form.get_by_text("The answer 'are is' is 2 tokens").wait_for()
+    assert app.ask("app.shown.id") == "shipped-tiny" and app.page.locator(".cg-stage .cg-feature").count() > 10
+    app.page.get_by_label("Prompt", exact=True).fill(" ")
+    app.page.get_by_role("button", name="Trace").click()
+    form.get_by_text("The prompt is empty").wait_for()
+
+
+def test_an_example_is_traced_at_once(app: App) -> None:
+    app.page.get_by_label("Examples").click()
+    app.page.get_by_role("option", name="capital", exact=True).click()
+    app.wait("view.circuit.about.prompt === 'The capital of France is'")
+
+
+def test_the_keyboard_alone_is_enough(app: App) -> None:
+    page = app.page
+    page.get_by_label("Prompt", exact=True).focus()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("The old keys")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type(" are")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type(" is")
+    page.keyboard.press("Enter")
+    app.wait("view.circuit.about.prompt === 'The old keys'")
+    app.settle()
+    for _ in range(60):  # on to the drawing, whose nodes are one stop
+        page.keyboard.press("Tab")
+        if page.evaluate("() => Boolean(document.activeElement.closest('.cg-stage g.cg-node'))"):
+            break
+    page.keyboard.press("Enter")
+    assert app.ask("view.selection().length") == 1
+    page.keyboard.press("a")
+    app.measured()
+    assert "measured" in page.locator(".cg-live").inner_text()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    page.keyboard.press("a")
+    app.wait("app.basket.edits.length === 2 && app.result")
+    page.keyboard.press("z")
+    page.keyboard.press("Shift+Z")
+    assert app.ask("app.basket.edits.length") == 2
+    page.get_by_role("tab", name="Next token").focus()
+    page.keyboard.press("ArrowRight")
+    assert app.ask("app.tab") == "scatter"
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_width_in_light_and_dark(open_app: OpenApp, width: int, theme: str) -> None:
+    app = open_app(
+        f"/?__theme={theme}", viewport={"width": width, "height": 844}, color_scheme=theme, has_touch=width == 390
+    )  # type: ignore[arg-type]
+    assert app.page.locator(".cw").get_attribute("data-theme") == theme
+    assert app.page.locator(".cw .cg").get_attribute("data-theme") == theme
+    # Nothing is wider than the window, and the drawing has room.
+    assert app.page.evaluate("document.documentElement.scrollWidth") <= width
+    box = app.page.locator(".cg-stage").bounding_box()
+    assert box["width"] >= min(width - 30, 560) and box["height"] >= 300
+    key = app.strongest()[0]
+    app.ask(f"view.select([{json.dumps(key)}])")
+    app.settle()
+    app.page.get_by_role("button", name="Ablate", exact=True).click()
+    app.measured()
+    assert app.page.locator(".cw-measured b").inner_text().startswith(("+", "\u2212"))
+    picture(app, f"app-{width}-{theme}")
+    assert _serious(app) == []
+
+
+def test_axe_finds_nothing_serious_in_any_tab(app: App) -> None:
+    app.ask(f"view.select([{json.dumps(app.strongest()[0])}])")
+    app.ask(f"view.pin({json.dumps(app.strongest(3))})")
+    for name in ("Predicted vs measured", "Effects by position", "Pinned set", "Compare", "Keep"):
+        app.tab(name)
+        assert _serious(app) == []
+    app.page.get_by_role("button", name="Table").click()
+    assert _serious(app) == []
+
+
+def test_hostile_text_runs_nowhere(app: App, tmp_path: Path) -> None:
+    circuit = cs.Circuit.from_json(Path("gradio_app/circuits/tiny.json").read_bytes())
+    graph = circuit.graph
+    graph.graph["prompt"] = HOSTILE
+    graph.graph["tokens"] = [HOSTILE] * len(graph.graph["tokens"])
+    graph.graph["top_tokens"] = [[HOSTILE, 0.5]]
+    graph.graph["metric"] = {**graph.graph["metric"], "description": HOSTILE}
+    for _, data in graph.nodes(data=True):
+        if data["kind"] == "feature":
+            data["label"] = HOSTILE
+    circuit.save(tmp_path / "hostile.json")
+    app.tab("Keep")
+    app.page.get_by_label("A saved circuit").set_input_files(tmp_path / "hostile.json")
+    app.wait("view.circuit.about.prompt.startsWith('<img')")
+    for name in ("Next token", "Predicted vs measured", "Effects by position", "Pinned set", "Compare"):
+        app.tab(name)
+        app.page.wait_for_timeout(50)
+    app.ask(f"view.select([{json.dumps(app.strongest()[0])}])")
+    app.page.get_by_role("button", name="Table").click()
+    # In the form, as a prompt and as answers: what is wrong with them is said as text.
+    for label in ("Prompt", "Answer", "rather than"):
+        app.page.get_by_label(label, exact=True).fill(HOSTILE)
+    app.page.get_by_role("button", name="Trace").click()
+    app.page.wait_for_timeout(1500)
+    assert app.page.evaluate("window.ran") is None
+    assert app.page.locator("img[src=x]").count() == 0
+
+
+def test_a_lost_app_is_said_and_the_page_goes_on(app: App) -> None:
+    app.page.route("**/gradio_api/**", lambda route: route.abort())
+    app.tab("Keep")
+    app.page.get_by_role("button", name="GraphML").click()
+    app.page.wait_for_selector(".cw-problem:not([hidden])")
+    assert "can't be reached" in app.page.locator(".cw-problem").inner_text()
+    app.page.unroute("**/gradio_api/**")
+    with app.page.expect_download():
+        app.page.get_by_role("button", name="Try again").click()
+    app.ablate(app.strongest()[0])
+    app.measured()
+    app.complaints.clear()  # the browser's own, of what was aborted
+
+
+@pytest.mark.smollm2
+def test_the_first_minute_on_smollm2(browser: Any) -> None:
+    from circuitsae.presets import find_preset, is_present
+    from gradio_app.app import build, launch_options
+    from gradio_app.settings import make_settings
+
+    if not is_present(find_preset("smollm2")):
+        pytest.skip("smollm2's model is not fetched")
+    settings = make_settings("smollm2")
+    demo, engine = build(settings)
+    engine.start()
+    _, address, _ = demo.launch(
+        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options(settings)
+    )
+    app = App(browser, address.rstrip("/"))
+    app.page.set_default_timeout(240_000)
+    try:
+        assert app.ask("app.shown.id") == "shipped-smollm2"
+        app.ablate(app.strongest()[0])
+        app.measured()
+        before, after = app.ask("[app.result.metric_before, app.result.metric_after]")
+        assert app.number("measured") == pytest.approx(after - before, rel=0.006, abs=1e-6)
+        picture(app, "app-smollm2")
+        app.trace("The capital of France is", " Paris", " London")
+        app.ablate(app.strongest()[0])
+        app.measured()
+    finally:
+        app.close()
+        demo.close(verbose=False)
+
+
+def _correlation(pairs: list[list[float]]) -> float:
+    n = len(pairs)
+    a, b = sum(x for x, _ in pairs) / n, sum(y for _, y in pairs) / n
+    ab = sum((x - a) * (y - b) for x, y in pairs)
+    return ab / (sum((x - a) ** 2 for x, _ in pairs) * sum((y - b) ** 2 for _, y in pairs)) ** 0.5
+
+
+def _serious(app: App) -> list[str]:
+    """Returns what axe finds that is serious; nothing where axe is not installed (npm install axe-core)."""
+    script = os.environ.get("AXE", "node_modules/axe-core/axe.min.js")
+    if not Path(script).is_file():
+        return []
+    app.page.add_script_tag(path=script)
+    found = app.page.evaluate("async () => (await axe.run(document)).violations")
+    return [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in found if v["impact"] in ("serious", "critical")]
