@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -156,16 +157,29 @@ def fetch_files(listing: Listing, paths: Iterable[str]) -> Path:
         FetchError: A file is not there or not for this user, its contents are not what the hub lists, or there is no
             room; nothing half done is left in sight.
     """
-    from huggingface_hub import constants
-
     paths = sorted(set(paths))
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{listing.repository.replace('/', '--')}"
-    snapshot = folder / "snapshots" / listing.commit
+    snapshot = snapshot_folder(listing)
     missing = [path for path in paths if not (snapshot / path).is_file()]
-    _check_room(listing, missing, folder)
+    _check_room(listing, missing, snapshot)
     for path in missing:
         _fetch_file(listing, path, snapshot)
     return snapshot
+
+
+def remembered(place: HubPath) -> Listing | None:
+    """Returns what a place's repository was listed as before, asking no network; else what lies in the hub's cache."""
+    return _remembered(place.repository, place.revision or "main")
+
+
+def is_fetched(place: HubPath) -> bool:
+    """Tells, asking no network, whether a file was fetched, or something of a folder."""
+    listing = remembered(place)
+    return listing is not None and (snapshot_folder(listing) / place.path).exists()
+
+
+def snapshot_folder(listing: Listing) -> Path:
+    """Returns the folder of a commit in the hub's cache."""
+    return _cache_root() / f"models--{listing.repository.replace('/', '--')}" / "snapshots" / listing.commit
 
 
 def explained(error: Exception, place: HubPath) -> FetchError:
@@ -310,7 +324,18 @@ def _first_line(error: Exception) -> str:
     return _SECRET.sub("(secret)", re.sub(r"https?://\S+\?\S+", "(address)", line))
 
 
-# What was listed before
+# What was listed and fetched before
+
+
+def _cache_root() -> Path:
+    """Returns huggingface_hub's cache, by its own rules where it is not imported: that takes longer than a listing."""
+    if "huggingface_hub.constants" in sys.modules:
+        return Path(sys.modules["huggingface_hub.constants"].HF_HUB_CACHE)
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if named := os.environ.get(variable):
+            return Path(os.path.expandvars(named)).expanduser()
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.path.expandvars(home)).expanduser() / "hub"
 
 
 def _memory(repository: str, revision: str) -> Path:
@@ -343,14 +368,12 @@ def _remembered(repository: str, revision: str) -> Listing | None:
 
 
 def _in_cache(repository: str, revision: str) -> Listing | None:
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    folder = _cache_root() / f"models--{repository.replace('/', '--')}"
     commit = revision
     with contextlib.suppress(OSError):
         commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
     snapshot = folder / "snapshots" / commit
-    if not _COMMIT.fullmatch(commit) or not snapshot.is_dir():
+    if not commit.isalnum() or not snapshot.is_dir():
         return None
     found = {path.relative_to(snapshot).as_posix(): HubFile() for path in snapshot.rglob("*") if path.is_file()}
     return Listing(repository, commit, found) if found else None

@@ -13,10 +13,11 @@ from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.loaders import load_dictionary
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.model import lean
+from circuitsae.model.centring import centre_writing_weights
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.presets.catalogue import find_preset
 from circuitsae.presets.conversion import Progress
-from circuitsae.presets.fetching import fetch, fetch_from_hub
+from circuitsae.presets.fetching import fetch_from_hub, fetch_model
 from circuitsae.presets.preset import HubModel, Preset
 
 
@@ -72,13 +73,14 @@ def load(
             else 'Nothing to load was named; expected a preset, such as load("tiny"), or model= and dictionaries=.'
         )
     attached = _attached(dictionaries if dictionaries is not None else chosen.dictionaries, sites)  # type: ignore[union-attr]
+    centred = (chosen is not None and chosen.center_writing_weights) or any(map(_wants_centred, attached))
     if model is None:
         assert chosen is not None
         source = chosen.model
-        loaded = _boot(fetch(chosen, progress), device, dtype, tokenizer)
+        loaded = _boot(fetch_model(chosen, progress), device, dtype, tokenizer, centred)
         name = name or (source.repository if isinstance(source, HubModel) else chosen.name)
     elif isinstance(model, (str, os.PathLike)):
-        loaded = _boot(_local(model), device, dtype, tokenizer)
+        loaded = _boot(_local(model), device, dtype, tokenizer, centred)
         name = name or Path(model).name
     else:
         if device is not None or dtype is not None or tokenizer is not None:
@@ -127,7 +129,13 @@ def _local(model: str | os.PathLike[str]) -> Path:
     return fetch_from_hub(HubModel(model))
 
 
-def _boot(folder: Path, device: Any, dtype: Any, tokenizer: Any) -> Any:
+def _wants_centred(dictionary: Dictionary) -> bool:
+    """Whether a dictionary was trained on a model whose writing weights were centred."""
+    said = dictionary.metadata.get("model_from_pretrained_kwargs")
+    return isinstance(said, dict) and said.get("center_writing_weights") is True
+
+
+def _boot(folder: Path, device: Any, dtype: Any, tokenizer: Any, centred: bool = False) -> Any:
     """Loads a folder's model as a TransformerBridge: no network, no pickle, no code from the folder."""
     at, arithmetic = _device(device), _dtype(dtype)
     from transformer_lens.model_bridge import TransformerBridge
@@ -144,6 +152,8 @@ def _boot(folder: Path, device: Any, dtype: Any, tokenizer: Any) -> Any:
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"The folder {folder} can't be loaded as a model: {_first_line(error)}") from error
+    if centred:
+        centre_writing_weights(hf_model)
     hf_model.eval().to(at)
     try:
         return TransformerBridge.boot_transformers(

