@@ -48,6 +48,7 @@ def spliced_of(args: argparse.Namespace, console: Console, progress: Progress) -
         dtype=args.dtype,
         sites=args.sites,
         skip_positions=args.skip_positions,
+        skip_sinks=args.skip_sinks,
         progress=progress,
     )
 

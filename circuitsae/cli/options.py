@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,6 +50,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--skip-positions", nargs="*", type=int, metavar="N", help="positions at which no dictionary is applied"
+    )
+    group.add_argument(
+        "--skip-sinks",
+        type=float,
+        metavar="TIMES",
+        help="nor where a vector has more than this many times the median norm at its site; inf for no such rule",
     )
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 ...")
     group.add_argument("--dtype", choices=["float32", "float64", "bfloat16", "float16"], help="the model's arithmetic")
@@ -119,6 +126,8 @@ def take_question(args: argparse.Namespace, about: Mapping[str, Any]) -> None:
             raise InputError("The circuit names no preset; say its model with --model and --dictionary.")
     if args.skip_positions is None:
         args.skip_positions = about.get("options", {}).get("skip_positions")
+    if args.skip_sinks is None and "skip_sinks" in about.get("options", {}):
+        args.skip_sinks = about["options"]["skip_sinks"] or math.inf
 
 
 def _metric_of(args: argparse.Namespace) -> Any:

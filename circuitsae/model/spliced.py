@@ -1,5 +1,6 @@
 """A model with dictionaries attached. Nothing is stored on the model itself: hooks live for one forward pass."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ class SplicedModel:
         dictionaries: Folders in SAELens' format, `Dictionary` objects, sae_lens objects, or names that a loader knows.
         skip_positions: Positions at which no dictionary is applied: the whole vector there is the error node's.
         skip_sinks: Neither are they where a vector has more than this many times the prompt's median norm at its site:
-            attention sinks, which dictionaries are commonly not trained on. `None` for no such rule.
+            attention sinks, which dictionaries are commonly not trained on. `None` or infinity for no such rule.
         name: What saved circuits call the model; the configuration's name by default.
         prepend_bos: Whether text gets the model's BOS; what the dictionaries' configurations say by default.
         preset: Name of the preset that this came from, kept in saved circuits.
@@ -59,7 +60,7 @@ class SplicedModel:
         self.skip_positions = tuple(sorted({int(p) for p in skip_positions}))
         if skip_sinks is not None and not skip_sinks > 1:
             raise InputError(f"skip_sinks is {skip_sinks}; expected a multiple of the median norm above 1, or None.")
-        self.skip_sinks = skip_sinks
+        self.skip_sinks = None if skip_sinks is None or math.isinf(skip_sinks) else float(skip_sinks)
         self.preset = preset
         cfg = model.cfg
         self.name: str = name or str(getattr(cfg, "model_name", None) or type(model).__name__)
