@@ -21,6 +21,16 @@ ROWS: tuple[Row, ...] = (
     Row("metrics", "logit", "circuitsae.task.metrics:Logit", "logit of the answer"),
     Row("metrics", "log-prob", "circuitsae.task.metrics:LogProb", "log-probability of the answer"),
     Row("metrics", "probability", "circuitsae.task.metrics:Probability", "probability of the answer"),
+    Row(
+        "metrics",
+        "divergence",
+        "circuitsae.task.targets:Divergence",
+        "Kullback-Leibler divergence from the clean distribution",
+    ),
+    Row("metrics", "loss", "circuitsae.task.targets:Loss", "cross-entropy of a continuation"),
+    Row("metrics", "top-logits", "circuitsae.task.targets:TopLogits", "logits of the likeliest tokens, weighted"),
+    Row("metrics", "feature", "circuitsae.task.targets:Feature", "pre-activation of one feature"),
+    Row("metrics", "direction", "circuitsae.task.targets:Direction", "an activation along a direction"),
     # methods
     Row(
         "methods",
@@ -94,6 +104,36 @@ ROWS: tuple[Row, ...] = (
         "circuitsae.attribution.exact:Ablation",
         "really ablates every node; 1 forward a node, batched",
     ),
+    Row(
+        "methods",
+        "auto",
+        "circuitsae.attribution.auto:Auto",
+        "recommended: predicts all, ablates the strongest; 30 forward + backward at most",
+    ),
+    Row(
+        "methods",
+        "integrated-gradients",
+        "circuitsae.attribution.integrated:IntegratedGradients",
+        "gradient averaged from clean to baseline, one site at a time; steps forward + backward a site",
+    ),
+    Row(
+        "methods",
+        "relp",
+        "circuitsae.attribution.gradient:RelevancePatching",
+        "relevance patching: layer-wise relevance propagation's gradients; 2 forward + 1 backward",
+    ),
+    Row(
+        "methods",
+        "atp-star",
+        "circuitsae.attribution.atp_star:AtPStar",
+        "GradDrop, and exact softmax at queries and keys; 2 forward + (1 + layers) backward",
+    ),
+    Row(
+        "methods",
+        "gim",
+        "circuitsae.attribution.gradient:GradientInteraction",
+        "gradients that allow for interactions; 2 forward + 1 backward",
+    ),
     # pruners
     Row("pruners", "top-k", "circuitsae.graph.prune:TopK", "the max_nodes features of largest |effect|"),
     Row("pruners", "threshold", "circuitsae.graph.prune:Threshold", "nodes of at least node_threshold |effect|"),
@@ -151,30 +191,5 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "presets", "tiny-transcoders", "circuitsae.presets.shipped:TINY_TRANSCODERS", "the same model with transcoders"
-    ),
-    Row("presets", "gpt2-small", "circuitsae.presets.shipped:GPT2_SMALL", "GPT-2 small with residual SAEs everywhere"),
-    Row(
-        "presets",
-        "gpt2-small-transcoders",
-        "circuitsae.presets.shipped:GPT2_SMALL_TRANSCODERS",
-        "GPT-2 small with a transcoder for every MLP",
-    ),
-    Row(
-        "presets",
-        "pythia-70m-deduped",
-        "circuitsae.presets.shipped:PYTHIA_70M_DEDUPED",
-        "Pythia-70M with SAEs at the sites of feature-circuits",
-    ),
-    Row(
-        "presets",
-        "gemma-2-2b",
-        "circuitsae.presets.shipped:GEMMA_2_2B",
-        "Gemma 2 2B with Gemma Scope's canonical residual SAEs",
-    ),
-    Row(
-        "presets",
-        "gemma-2-2b-transcoders",
-        "circuitsae.presets.shipped:GEMMA_2_2B_TRANSCODERS",
-        "Gemma 2 2B with Gemma Scope's transcoders",
     ),
 )

@@ -11,6 +11,7 @@ from circuitsae.attribution.baselines import Baseline, FeatureNodes, feature_nod
 from circuitsae.attribution.edges import freezes
 from circuitsae.attribution.nodes import NodeBlock, NodeEffects
 from circuitsae.errors import CancelledError, InputError, UnknownNameError
+from circuitsae.model.caching import KeyValues, key_values
 from circuitsae.model.hooks import Hook
 from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward, run_clean, start_layers, take_apart
 from circuitsae.model.spliced import OnWrite, SplicedModel
@@ -55,6 +56,7 @@ class Context:
         self._run: Run | None = None
         self._baseline: Baseline | None = None
         self._nodes: tuple[FeatureNodes, ...] | None = None
+        self._key_values: list[KeyValues | None] = []
 
     def tick(self, done: int, total: int, what: str) -> None:
         """Reports progress.
@@ -80,7 +82,7 @@ class Context:
             patch = None
             if self._baseline_name == "patch" and self.task.patch_tokens is not None:
                 self.passes["forward"] += 1
-                patch = run_clean(self.spliced, self.task.patch_tokens, self.task.metric)
+                patch = run_clean(self.spliced, self.task.patch_tokens, self.task.metric, like=self.run)
             self._baseline = make_baseline(
                 self.spliced,
                 self._baseline_name,
@@ -100,6 +102,14 @@ class Context:
                 for run, features in zip(self.run.features, self.baseline.features, strict=True)
             )
         return self._nodes
+
+    @property
+    def key_values(self) -> KeyValues | None:
+        """The clean run's keys and values, `None` where the model can't start from them."""
+        if not self._key_values:
+            self._key_values.append(key_values(self.spliced, self.run))
+            self.passes["forward"] += 1.5
+        return self._key_values[0]
 
     def gradients(
         self, extra: Sequence[tuple[str, Hook]] = ()
@@ -186,10 +196,9 @@ class Context:
                     0, features.rows, values[:, None] * feature_run.decoders[out][feature_run.inverse]
                 )
                 if out == 0 and run.sites[name].skip is not None:
-                    kept = spliced.kept_positions(len(x_in))
-                    path = feature_run.dictionary.skip(x_in[kept])
+                    path = feature_run.dictionary.skip(x_in[feature_run.kept])
                     if path is not None:
-                        decoded = decoded.index_add(0, torch.tensor(kept, device=x.device), path)
+                        decoded = decoded.index_add(0, feature_run.kept, path)
                 rebuilt = rebuilt + decoded.to(x.dtype)
             return rebuilt + (x - rebuilt).detach()
 
@@ -259,7 +268,6 @@ class Context:
         """Returns the blocks with what the context knows of how they came about."""
         assert self.run.metric is not None
         n_tokens = len(self.task.tokens)
-        kept = set(self.spliced.kept_positions(n_tokens))
         return NodeEffects(
             blocks=tuple(blocks),
             metric=self.run.metric,
@@ -269,6 +277,8 @@ class Context:
             gradient=self.gradient,
             options=self.options,
             token_strings=self.task.strings,
-            skipped=frozenset(range(n_tokens)) - kept,
+            skipped={
+                hook: frozenset(range(n_tokens)).difference(site.kept.tolist()) for hook, site in self.run.sites.items()
+            },
             passes=dict(self.passes),
         )

@@ -1,65 +1,251 @@
-"""Effects by really ablating: the check of every prediction, and the method for small graphs."""
+"""Effects by really ablating: the check of every prediction, and the method for small graphs.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+Ablating one node adds a vector that is known beforehand to what is written where the node is: `(a' - a) * W_dec[i]`, or
+`e' - e`. So no dictionary is needed in the edited runs; they start at the node's layer, and, where the model takes keys
+and values from the clean run, at the node's position.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitsae import names
-from circuitsae.attribution.effects import Context, NodeBlock, NodeEffects
+from circuitsae.attribution.context import Context
+from circuitsae.attribution.nodes import NodeEffects
 from circuitsae.errors import NodeError
 from circuitsae.model.edits import Edit, FeatureEdit, VectorEdit, batch_size, run_edited
-from circuitsae.model.runs import EMBED
+from circuitsae.model.hooks import Hook, Prefix
+from circuitsae.model.runs import EMBED, forward
 
 
 class Ablation:
     """Sets every node to its baseline, one at a time, and runs the model.
 
-    Nodes of one layer are ablated in batches that share the clean prefix below it, so the cost is far less than one
-    forward pass a node.
+    Nodes of one layer are ablated in batches that share the clean run below it and before it, so the cost is far less
+    than one forward pass a node. Source: Marks et al. 2024 (arXiv 2403.19647), equation 2, computed exactly.
     """
 
     name: ClassVar[str] = "ablation"
-    cost: ClassVar[str] = "1 forward a node, batched, from the node's layer on"
+    cost: ClassVar[str] = "1 forward a node, batched, from the node's layer and position on"
 
     @dataclass(frozen=True)
     class Options:
-        """`tokens`: whether token nodes are ablated too (each needs a whole forward pass)."""
+        """`tokens`: whether token nodes are ablated too (each needs a forward pass through every layer)."""
 
         tokens: bool = True
 
     def __call__(self, context: Context, options: Options) -> NodeEffects:
         """See [Method][circuitsae.attribution.effects.Method]."""
-        blocks: list[NodeBlock] = []
-        edits: list[Edit] = []
-        sizes: list[int] = []
-        for number, nodes in enumerate(context.nodes):
-            part = [
-                FeatureEdit(0, number, index, position, 0.0, value)
-                for index, position, value in zip(
-                    nodes.indices.tolist(), nodes.positions.tolist(), nodes.baselines.tolist(), strict=True
-                )
-            ]
-            edits += part
-            sizes.append(len(part))
-        n_tokens = len(context.task.tokens)
-        hooks = [*context.spliced.written, *([EMBED] if options.tokens else [])]
-        for hook in hooks:
-            edits += [_vector_edit(context, hook, position) for position in range(n_tokens)]
-            sizes.append(n_tokens)
-        found = list(measure(context, edits).split(sizes))
-        for number in range(len(context.nodes)):
-            blocks.append(context.feature_block(number, found.pop(0), None))
-        for hook in context.spliced.written:
-            blocks.append(context.error_block(hook, found.pop(0)))
-        blocks.append(
-            context.token_block(
-                found.pop(0) if options.tokens else torch.zeros(n_tokens, dtype=context.run.embed.dtype)
-            )
-        )
-        return context.finish(blocks)
+        spliced = context.spliced
+        places = [feature_changes(context, number) for number in range(len(spliced.dictionaries))]
+        places += [vector_changes(context, hook) for hook in spliced.written]
+        if options.tokens:
+            places.append(vector_changes(context, EMBED))
+        found = measure_changes(context, places)
+        features, errors = found[: len(spliced.dictionaries)], found[len(spliced.dictionaries) :]
+        blocks = [context.feature_block(number, effects, None) for number, effects in enumerate(features)]
+        blocks += [context.error_block(hook, effects) for hook, effects in zip(spliced.written, errors, strict=False)]
+        tokens = found[-1] if options.tokens else torch.zeros_like(context.run.embed[:, 0])
+        return context.finish([*blocks, context.token_block(tokens)])
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Nodes of one place, and what ablating each adds to what is written there.
+
+    Attributes:
+        layer: The first layer that such a run has to compute.
+        positions: Where the nodes are.
+        added: Gives, for some of the nodes by number, the vectors by hook point.
+    """
+
+    layer: int
+    positions: Int[Tensor, "node"]
+    added: Callable[[Int[Tensor, "chosen"]], dict[str, Float[Tensor, "chosen d"]]]
+
+    def part(self, which: Int[Tensor, "chosen"]) -> "Changes":
+        """Returns some of the nodes."""
+        return replace(self, positions=self.positions[which], added=lambda chosen: self.added(which[chosen]))
+
+
+def feature_changes(context: Context, number: int) -> Changes:
+    """Returns what ablating each of a dictionary's features adds."""
+    spliced, nodes = context.spliced, context.nodes[number]
+    change = context.feature_changes(number)
+    if nodes.scale is not None:
+        change = change * nodes.scale[nodes.positions]
+    hooks = [spliced.canonical(hook) for hook in spliced.dictionaries[number].hook_outs]
+
+    def added(chosen: Tensor) -> dict[str, Tensor]:
+        return {
+            hook: change[chosen, None] * nodes.decoders[out][nodes.inverse[chosen]] for out, hook in enumerate(hooks)
+        }
+
+    return Changes(min(spliced.hooked.layer(hook) for hook in hooks), nodes.positions, added)
+
+
+def vector_changes(context: Context, hook: str) -> Changes:
+    """Returns what ablating each error node of a hook point adds, or each token (`EMBED`)."""
+    change = context.vector_changes(hook)
+    positions = torch.arange(len(change), device=change.device)
+    return Changes(context.spliced.hooked.layer(hook), positions, lambda chosen: {hook: change[chosen]})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Nodes that are ablated in one run, one copy of the prompt each.
+
+    Attributes:
+        layer: The first layer that has to be computed.
+        first: The first position that has to be computed.
+        nodes: Numbers of the places, and of the nodes in each.
+        forwards: What it costs, in forward passes of one whole prompt.
+    """
+
+    layer: int
+    first: int
+    nodes: tuple[tuple[int, Int[Tensor, "chosen"]], ...]
+    forwards: float
+
+
+def measure_changes(context: Context, places: Sequence[Changes]) -> list[Float[Tensor, "node"]]:
+    """Returns the change of the metric that ablating each node causes by itself.
+
+    Cost: a forward pass a node, of the layers from the node's on and the positions from the node's on, in batches.
+    """
+    like = context.run.embed
+    found = [torch.zeros(len(place.positions), dtype=like.dtype, device=like.device) for place in places]
+    total, done = sum(len(f) for f in found), 0
+    for batch in plan(context, places):
+        sizes = [len(which) for _, which in batch.nodes]
+        values = _run_batch(context, batch, [(places[n], which) for n, which in batch.nodes])
+        for (n, which), part in zip(batch.nodes, values.split(sizes), strict=True):
+            found[n][which] = part
+        context.passes["forward"] += batch.forwards
+        done += sum(sizes)
+        context.tick(done, total, "ablations")
+    return found
+
+
+def plan(context: Context, places: Sequence[Changes]) -> list[Batch]:
+    """Returns the batches in which nodes are ablated: of one layer, and of positions near each other.
+
+    A batch starts at its first node's position, so it takes in later positions only as long as that wastes little.
+    """
+    spliced, run = context.spliced, context.run
+    suffixes = (
+        sum(len(place.positions) for place in places) >= 8
+        and run.n_tokens >= 4
+        and context.task.metric.reads is None
+        and context.key_values is not None
+    )
+    batches: list[Batch] = []
+    for layer in sorted({place.layer for place in places}):
+        here = [n for n, place in enumerate(places) if place.layer == layer]
+        owner = torch.cat([torch.full_like(places[n].positions, n) for n in here])
+        number = torch.cat([torch.arange(len(places[n].positions), device=owner.device) for n in here])
+        at = torch.cat([places[n].positions for n in here])
+        order = at.argsort(stable=True)
+        positions = at[order].tolist()
+        start = _start(context, layer, [places[n] for n in here])
+        computed = 1 - (0 if start is None else start.layer) / spliced.n_layers
+        low = 0
+        while low < len(order):
+            first = positions[low] if suffixes else 0
+            limit = low + batch_size(spliced, run.n_tokens - first)
+            high = low + 1
+            needed = run.n_tokens - positions[low]
+            while high < min(limit, len(order)):
+                needed += run.n_tokens - positions[high]
+                if suffixes and needed < _USED * (high + 1 - low) * (run.n_tokens - first):
+                    break
+                high += 1
+            chosen = order[low:high]
+            nodes = tuple((n, number[chosen[owner[chosen] == n]]) for n in owner[chosen].unique().tolist())
+            batches.append(Batch(layer, first, nodes, (high - low) * computed * (1 - first / run.n_tokens)))
+            low = high
+    return batches
+
+
+# Share of the positions computed in a batch that has to be after their node's.
+_USED = 0.85
+
+
+def _start(context: Context, layer: int, places: Sequence[Changes]) -> Prefix | None:
+    """Returns where runs of one layer start: above it, where all that they change is what leaves it."""
+    run, after = context.run, context.run.prefix(layer + 1)
+    if after is not None and after.layer == layer + 1:
+        none = torch.zeros(0, dtype=torch.long, device=run.tokens.device)
+        if all(set(place.added(none)) == {f"blocks.{layer}.hook_resid_post"} for place in places):
+            return after
+    return run.prefix(layer)
+
+
+def _run_batch(context: Context, batch: Batch, parts: Sequence[tuple[Changes, Tensor]]) -> Float[Tensor, "node"]:
+    """Runs one copy of the prompt for each node, with what ablating it adds."""
+    run = context.run
+    assert run.metric is not None
+    at = torch.cat([place.positions[which] for place, which in parts])
+    size, row = len(at), 0
+    added: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for place, which in parts:
+        rows = torch.arange(row, row + len(which), device=at.device)
+        row += len(which)
+        for hook, vectors in place.added(which).items():
+            added.setdefault(hook, []).append((rows, vectors))
+
+    start = _start(context, batch.layer, [place for place, _ in parts])
+    if start is not None and start.layer > batch.layer:
+        # What leaves a block enters the next one: the edit is made there, and this block is not computed.
+        residual = start.residual.expand(size, -1, -1).clone()
+        for rows, vectors in added.pop(f"blocks.{batch.layer}.hook_resid_post"):
+            residual[rows, at[rows]] += vectors.to(residual)
+        start = Prefix(start.layer, residual)
+    if start is not None and batch.first:
+        start = Prefix(start.layer, start.residual[:, batch.first :])
+
+    def adding(changes: list[tuple[Tensor, Tensor]]) -> Hook:
+        def hook(x: Tensor) -> Tensor:
+            flat = x.flatten(2).clone()  # hook_z has a head axis
+            for rows, vectors in changes:
+                flat[rows, at[rows] - batch.first] += vectors.to(flat)
+            return flat.view(x.shape)
+
+        return hook
+
+    hooks = [(hook, adding(changes)) for hook, changes in added.items()]
+    with torch.no_grad():
+        return _metric(context, size, hooks, start, batch.first) - run.metric
+
+
+def _metric(
+    context: Context, size: int, hooks: list[tuple[str, Hook]], start: Prefix | None, first: int
+) -> Float[Tensor, "node"]:
+    spliced, run, readout = context.spliced, context.run, context.readout
+    reads = context.task.metric.reads
+    if reads is not None:
+        if start is not None and start.layer > spliced.hooked.layer(reads):  # above what the metric reads
+            assert run.metric is not None
+            return torch.full((size,), run.metric, dtype=run.embed.dtype, device=run.embed.device)
+        captured = forward(spliced, run.tokens.expand(size, -1), readout, extra=hooks, start=start)
+        return readout.of(captured).to(run.embed.dtype)
+    later = [p for p in run.kept if p >= first]
+    cache = None
+    if first:
+        assert context.key_values is not None
+        cache = context.key_values.before(first, size)
+    found = spliced.hooked.forward(
+        run.tokens[first:].expand(size, -1), hooks, start=start, logits_at=[p - first for p in later], cache=cache
+    )
+    assert found is not None
+    if len(later) < len(run.kept):
+        earlier = run.logits[: len(run.kept) - len(later)].expand(size, -1, -1)
+        found = torch.cat([earlier, found], 1)
+    return readout.value(found).to(run.embed.dtype)
 
 
 def measure_nodes(context: Context, keys: Sequence[str]) -> list[float]:
@@ -83,55 +269,43 @@ def ablating_edit(context: Context, key: str) -> Edit:
         index = torch.tensor([node.index], device=context.spliced.device)
         value = context.baseline.feature_values(number, at, index)
         return FeatureEdit(0, number, node.index, node.position, 0.0, 0.0 if value is None else float(value))
-    return _vector_edit(
-        context, EMBED if node.kind == "token" else context.spliced.canonical(str(node.site)), node.position
-    )
+    hook = EMBED if node.kind == "token" else context.spliced.canonical(str(node.site))
+    baseline = context.baseline
+    if hook == EMBED:
+        plus = None if baseline.embed is None else baseline.embed[node.position]
+    else:
+        plus = None if baseline.errors is None else baseline.errors[hook][node.position]
+    return VectorEdit(0, hook, node.position, 0.0, plus)
 
 
-def measure(context: Context, edits: Sequence[Edit]) -> Tensor:
-    """Returns the change of the metric that each edit causes by itself, `[edit]`.
+def measure(context: Context, edits: Sequence[Edit]) -> Float[Tensor, "edit"]:
+    """Returns the change of the metric that each edit causes by itself, whatever the edit.
 
     Cost: about one forward pass an edit, from the edited layer on, in batches.
     """
     spliced, run = context.spliced, context.run
     result = torch.zeros(len(edits), dtype=run.embed.dtype)
-    if not edits:
-        return result
-    order = sorted(range(len(edits)), key=lambda n: _layer(context, edits[n]))
+    layers = [_layer(context, edit) for edit in edits]
+    order = sorted(range(len(edits)), key=layers.__getitem__)
     size = batch_size(spliced, run.n_tokens)
     done = 0
     while done < len(order):
         # One batch holds edits of one layer: all start from there.
-        layer = _layer(context, edits[order[done]])
-        batch = [n for n in order[done : done + size] if _layer(context, edits[n]) == layer]
-        placed = [_for_prompt(edits[n], k) for k, n in enumerate(batch)]
+        layer = layers[order[done]]
+        batch = [n for n in order[done : done + size] if layers[n] == layer]
+        placed = [replace(edits[n], prompt=k) for k, n in enumerate(batch)]
         edited = run_edited(spliced, run, context.readout, placed, len(batch))
-        values = context.readout.value(edited.logits).to(result)
         assert run.metric is not None
-        result[batch] = values - run.metric
+        result[batch] = context.readout.of(edited.captured).to(result) - run.metric
         context.passes["forward"] += len(batch) * (1 - edited.start / spliced.n_layers)
         done += len(batch)
         context.tick(done, len(order), "ablations")
     return result
 
 
-def _layer(context: Context, edit: Edit) -> int:
+def _layer(context: Context, edit: Any) -> int:
     spliced = context.spliced
     if isinstance(edit, FeatureEdit):
         return spliced.hooked.layer(spliced.reads[edit.number])
-    return 0 if edit.hook == EMBED else spliced.hooked.layer(edit.hook)
-
-
-def _vector_edit(context: Context, hook: str, position: int) -> VectorEdit:
-    baseline = context.baseline
-    if hook == EMBED:
-        plus = None if baseline.embed is None else baseline.embed[position]
-    else:
-        plus = None if baseline.errors is None else baseline.errors[hook][position]
-    return VectorEdit(0, hook, position, 0.0, plus)
-
-
-def _for_prompt(edit: Edit, prompt: int) -> Edit:
-    if isinstance(edit, FeatureEdit):
-        return FeatureEdit(prompt, edit.number, edit.index, edit.position, edit.times, edit.plus)
-    return VectorEdit(prompt, edit.hook, edit.position, edit.times, edit.plus)
+    hook = getattr(edit, "hook", None)
+    return 0 if hook is None or hook == EMBED else spliced.hooked.layer(hook)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitsae import names
@@ -25,6 +25,7 @@ class NodeBlock:
         baselines: What they are set to; norms likewise.
         effects: Change of the metric when the node is set to its baseline.
         slopes: Derivative of the metric by a feature's activation; `None` for other kinds.
+        measured: Which effects were measured by really ablating, where a method measures some; `None` elsewhere.
     """
 
     kind: Literal["feature", "error", "token"]
@@ -35,6 +36,7 @@ class NodeBlock:
     baselines: Float[Tensor, "node"]
     effects: Float[Tensor, "node"]
     slopes: Float[Tensor, "node"] | None = None
+    measured: Bool[Tensor, "node"] | None = None
 
     def __len__(self) -> int:
         return int(self.positions.shape[0])
@@ -50,6 +52,7 @@ class NodeBlock:
             self.baselines[which],
             self.effects[which],
             None if self.slopes is None else self.slopes[which],
+            None if self.measured is None else self.measured[which],
         )
 
     def key(self, number: int) -> str:
@@ -73,6 +76,7 @@ class NodeEffects:
         baseline_metric: Its value on the patch prompt, `None` where the baseline is another.
         method, baseline, gradient, options: How they were computed.
         token_strings: The prompt's tokens.
+        skipped: By hook point written, the positions at which no dictionary is applied.
         passes: What it cost, in forward and backward passes of the model over one prompt.
     """
 
@@ -84,7 +88,7 @@ class NodeEffects:
     gradient: str
     options: Mapping[str, Any]
     token_strings: tuple[str, ...]
-    skipped: frozenset[int] = frozenset()
+    skipped: Mapping[str, frozenset[int]] = field(default_factory=dict)
     passes: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -104,9 +108,10 @@ class NodeEffects:
 
     def offered(self, block: NodeBlock, skipped: bool = False) -> "NodeBlock":
         """Returns a block without the error nodes at skipped positions, unless those are asked for."""
-        if skipped or block.kind != "error" or not self.skipped:
+        positions = self.skipped.get(block.site)
+        if skipped or block.kind != "error" or not positions:
             return block
-        out = torch.tensor(sorted(self.skipped), device=block.positions.device)
+        out = torch.tensor(sorted(positions), device=block.positions.device)
         return block.part(~torch.isin(block.positions, out))
 
     def records(

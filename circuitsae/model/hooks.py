@@ -102,6 +102,7 @@ class HookedModel:
         start: Prefix | None = None,
         logits_at: Sequence[int] | None = None,
         stop_at: str | None = None,
+        cache: Any = None,
     ) -> Float[Tensor, "batch kept d_vocab"] | None:
         """Runs the model once.
 
@@ -111,6 +112,7 @@ class HookedModel:
             start: Skips the blocks below; their hooks don't fire.
             logits_at: Positions (from the start) to score; all when `None`. The unembedding of the others is not done.
             stop_at: The last hook point that matters; the run ends there and gives `None`.
+            cache: Keys and values of the positions before `tokens` (transformers' `Cache`; Bridge only). It is added to.
 
         Raises:
             SpliceError: A hook point did not fire; the message names it.
@@ -129,7 +131,8 @@ class HookedModel:
             listed.append((stop_at, _raise_stop))
         with self._quiet(), self._attached(listed), self._started(start, tokens.shape[0]), self._scored(logits_at):
             try:
-                logits = self.model(tokens, return_type="logits")
+                cached = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+                logits = self.model(tokens, return_type="logits", **cached)
             except _Stop:
                 logits = None
         for name, _ in hooks:

@@ -1,0 +1,110 @@
+"""The recommended method: two predictions say which nodes may matter, and those are really ablated."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitsae.attribution.context import Context
+from circuitsae.attribution.exact import Changes, feature_changes, measure_changes, plan, vector_changes
+from circuitsae.attribution.nodes import NodeBlock, NodeEffects
+from circuitsae.attribution.rules import relevant_mlps
+from circuitsae.errors import InputError
+
+
+class Auto:
+    """Predicts every node's effect twice, and measures those for which either prediction is largest.
+
+    Attribution patching takes an MLP's slope at the clean run, so it overstates what a node does to a product of two
+    factors that it feeds both; the half rule (see `relp`) understates it elsewhere. Their mean is the prediction. Where
+    one of them is large the node is ablated, as many as the passes allow, strongest first: at positions with a large norm,
+    such as attention sinks, no gradient at the clean run predicts what is left when one feature is gone. How the
+    methods compare is in docs/methods.md.
+    """
+
+    name: ClassVar[str] = "auto"
+    cost: ClassVar[str] = "`passes` forwards + backwards (30) at most; 2 of them predict, the others ablate"
+
+    @dataclass(frozen=True)
+    class Options:
+        """How much may be spent.
+
+        Attributes:
+            passes: Forward + backward passes in all; an ablation is half of one, less what lies below the node and before
+                it. Those of the patch and reference prompts come on top.
+            smallest: Nodes whose predictions are below this share of the largest are not ablated.
+        """
+
+        passes: float = 30.0
+        smallest: float = 0.005
+
+    def __call__(self, context: Context, options: Options) -> NodeEffects:
+        """See [Method][circuitsae.attribution.effects.Method].
+
+        Raises:
+            InputError: The passes don't suffice for the predictions.
+        """
+        if options.passes < 4:
+            raise InputError(f"{options.passes} passes were allowed; expected at least 4, of which 2 predict.")
+        first = context.effects(*context.gradients())
+        second = context.effects(*context.gradients(relevant_mlps(context.spliced)))
+        blocks = [b for b in first.blocks if b.kind != "token"]
+        others = [b for b in second.blocks if b.kind != "token"]
+        spliced = context.spliced
+        places = [feature_changes(context, number) for number in range(len(spliced.dictionaries))]
+        places += [vector_changes(context, hook) for hook in spliced.written]
+
+        effects = [(a.effects + b.effects) / 2 for a, b in zip(blocks, others, strict=True)]
+        bounds = [torch.maximum(a.effects.abs(), b.effects.abs()) for a, b in zip(blocks, others, strict=True)]
+        offered = [_offered(context, block) for block in blocks]
+        # The two predictions, and the keys and values that ablations start from, are paid for already.
+        left = 2 * options.passes - 2 * 2 - 1.5
+        chosen = _affordable(context, places, bounds, offered, left, options.smallest)
+        found = measure_changes(context, [p.part(w.nonzero().flatten()) for p, w in zip(places, chosen, strict=True)])
+        for values, which, measured in zip(effects, chosen, found, strict=True):
+            values[which] = measured
+        tokens = [
+            replace(a, effects=(a.effects + b.effects) / 2)
+            for a, b in zip(first.blocks, second.blocks, strict=True)
+            if a.kind == "token"
+        ]
+        measured = [replace(b, effects=e, measured=w) for b, e, w in zip(blocks, effects, chosen, strict=True)]
+        return context.finish([*measured, *tokens])
+
+
+def _offered(context: Context, block: NodeBlock) -> Bool[Tensor, "node"]:
+    """Returns which nodes may be ablated: not the error nodes at skipped positions, which are no nodes of a circuit."""
+    if block.kind != "error":
+        return torch.ones(len(block), dtype=torch.bool, device=block.positions.device)
+    return torch.isin(block.positions, context.run.sites[block.site].kept)
+
+
+def _affordable(
+    context: Context,
+    places: list[Changes],
+    bounds: list[Float[Tensor, "node"]],
+    offered: list[Bool[Tensor, "node"]],
+    forwards: float,
+    smallest: float,
+) -> list[Bool[Tensor, "node"]]:
+    """Returns which nodes to ablate: those of the largest bounds, as long as the forward passes last."""
+    bound = torch.cat(bounds).masked_fill(~torch.cat(offered), 0)
+    order = bound.argsort(descending=True, stable=True)
+    worth = int(((bound > 0) & (bound >= smallest * bound.max())).sum())
+
+    def strongest(count: int) -> list[Bool[Tensor, "node"]]:
+        chosen = torch.zeros(len(bound), dtype=torch.bool, device=bound.device)
+        chosen[order[:count]] = True
+        return list(chosen.split([len(b) for b in bounds]))
+
+    def cost(count: int) -> float:
+        parts = [p.part(w.nonzero().flatten()) for p, w in zip(places, strongest(count), strict=True)]
+        return sum(batch.forwards for batch in plan(context, parts))
+
+    low, high = 0, worth
+    while low < high:  # the most that the passes suffice for
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if cost(middle) <= forwards else (low, middle - 1)
+    return strongest(low)

@@ -1,0 +1,138 @@
+"""Modified backward passes, as hooks that leave every value what it is and change only what gradients flow back.
+
+A hook point's own gradient is read after its hooks ran, so a rule acts on what lies below the hook point it is at.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuitsae.attribution.edges import freezes
+from circuitsae.errors import InputError
+from circuitsae.model.hooks import Hook
+from circuitsae.model.spliced import SplicedModel
+
+Hooks = list[tuple[str, Hook]]
+
+
+def frozen_scales(spliced: SplicedModel) -> Hooks:
+    """Returns the hooks that hold normalisation scales constant."""
+    return [(name, hook) for name, hook in freezes(spliced) if name.endswith(".hook_scale")]
+
+
+def frozen_patterns(spliced: SplicedModel) -> Hooks:
+    """Returns the hooks that hold attention patterns constant."""
+    return [(name, hook) for name, hook in freezes(spliced) if name.endswith(".hook_pattern")]
+
+
+def relevant_mlps(spliced: SplicedModel) -> Hooks:
+    """Returns the hooks that give MLPs the gradients of layer-wise relevance propagation.
+
+    An activation function has the slope `f(z) / z` in place of `f'(z)` (identity rule). Where it gates another
+    projection, `f(z) * u`, each factor gets half of the product's relevance (half rule): slopes `f(z) u / (2 z)` and
+    `f(z) / 2`. So gradient times input is conserved through the MLP: biases aside, `x . dm/dx` is the same below as above.
+
+    Raises:
+        InputError: The model's MLPs have no hook points inside (mixtures of experts).
+    """
+    hooks: Hooks = []
+    for layer in range(spliced.n_layers):
+        mlp = f"blocks.{layer}.mlp"
+        if not spliced.hooked.has(f"blocks.{layer}.hook_mlp_out"):
+            continue
+        if not (spliced.hooked.has(f"{mlp}.hook_pre") and spliced.hooked.has(f"{mlp}.hook_post")):
+            raise InputError(
+                f"The MLP of layer {layer} has no hook points inside ({mlp}.hook_pre and .hook_post), so relevance can't be "
+                "propagated through it; methods without that rule are attribution-patching and integrated-gradients."
+            )
+        seen: dict[str, Tensor] = {}
+        hooks.append((f"{mlp}.hook_pre", _keeping(seen, "gate")))
+        if spliced.hooked.has(f"{mlp}.hook_pre_linear"):
+            hooks.append((f"{mlp}.hook_pre_linear", _keeping(seen, "linear")))
+        hooks.append((f"{mlp}.hook_post", lambda x, seen=seen: _with_relevance(x, seen)))
+    return hooks
+
+
+def _keeping(seen: dict[str, Tensor], name: str) -> Hook:
+    return lambda x: seen.__setitem__(name, x)
+
+
+def _with_relevance(post: Tensor, seen: dict[str, Tensor]) -> Tensor:
+    """Returns the same values, with slope post / z by each of the inputs z, halved where there are two."""
+    inputs = list(seen.values())
+    value = post.detach()
+    path = sum(z * torch.where(z == 0, 0, value / z).detach() for z in inputs) / len(inputs)
+    seen.clear()
+    return value + (path - path.detach())  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def scaled_inputs(spliced: SplicedModel, query: float, key: float, value: float) -> Hooks:
+    """Returns the hooks that multiply what flows back through queries, keys and values."""
+    factors = {"hook_q": query, "hook_k": key, "hook_v": value}
+    return [
+        (f"blocks.{layer}.attn.{name}", lambda x, by=by: x * by + (x * (1 - by)).detach())
+        for layer in range(spliced.n_layers)
+        for name, by in factors.items()
+        if spliced.hooked.has(f"blocks.{layer}.attn.{name}")
+    ]
+
+
+def soft_patterns(spliced: SplicedModel, temperature: float) -> Hooks:
+    """Returns the hooks that take the softmax's backward pass at another temperature: that of `softmax(scores / T)`."""
+    return [
+        (f"blocks.{layer}.attn.hook_pattern", lambda x: _SoftPattern.apply(x, temperature))
+        for layer in range(spliced.n_layers)
+        if spliced.hooked.has(f"blocks.{layer}.attn.hook_pattern")
+    ]
+
+
+class _SoftPattern(torch.autograd.Function):
+    """Identity on attention patterns `p`; going on back through the softmax gives what one at temperature T would.
+
+    The softmax turns a gradient g into `p * (g - p . g)`. Handing it `q * (g - q . g) / p` with `q = p^(1/T) / sum`,
+    which is `softmax(scores / T)` without masked keys, makes that `q * (g - q . g)`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pattern: Tensor, temperature: float) -> Tensor:
+        ctx.save_for_backward(pattern)
+        ctx.temperature = temperature
+        return pattern.view_as(pattern)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (pattern,), (gradient,) = ctx.saved_tensors, gradients
+        tiny = torch.finfo(pattern.dtype).tiny
+        soft = torch.where(pattern > tiny, pattern, 0) ** (1 / ctx.temperature)
+        soft = soft / soft.sum(-1, keepdim=True)
+        wanted = soft * (gradient - (soft * gradient).sum(-1, keepdim=True))
+        return torch.where(pattern > tiny, wanted / pattern.clamp_min(tiny), 0), None
+
+
+class LayerDrop:
+    """Which layer's contribution passes no gradient back, changeable between backward passes over one graph."""
+
+    def __init__(self) -> None:
+        self.layer: int | None = None
+
+    def hooks(self, spliced: SplicedModel) -> Hooks:
+        """Returns the hooks at what each layer's attention and MLP add to the residual stream."""
+        return [
+            (name, lambda x, layer=layer: _Gate.apply(x, layer, self))
+            for layer in range(spliced.n_layers)
+            for name in (f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out")
+            if spliced.hooked.has(name)
+        ]
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: int, drop: LayerDrop) -> Tensor:
+        ctx.layer, ctx.drop = layer, drop
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        return (torch.zeros_like(gradient) if ctx.drop.layer == ctx.layer else gradient), None, None
