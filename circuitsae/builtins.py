@@ -192,4 +192,29 @@ ROWS: tuple[Row, ...] = (
     Row(
         "presets", "tiny-transcoders", "circuitsae.presets.shipped:TINY_TRANSCODERS", "the same model with transcoders"
     ),
+    Row("presets", "gpt2-small", "circuitsae.presets.shipped:GPT2_SMALL", "GPT-2 small with residual SAEs everywhere"),
+    Row(
+        "presets",
+        "gpt2-small-transcoders",
+        "circuitsae.presets.shipped:GPT2_SMALL_TRANSCODERS",
+        "GPT-2 small with a transcoder for every MLP",
+    ),
+    Row(
+        "presets",
+        "pythia-70m-deduped",
+        "circuitsae.presets.shipped:PYTHIA_70M_DEDUPED",
+        "Pythia-70M with SAEs at the sites of feature-circuits",
+    ),
+    Row(
+        "presets",
+        "gemma-2-2b",
+        "circuitsae.presets.shipped:GEMMA_2_2B",
+        "Gemma 2 2B with Gemma Scope's canonical residual SAEs",
+    ),
+    Row(
+        "presets",
+        "gemma-2-2b-transcoders",
+        "circuitsae.presets.shipped:GEMMA_2_2B_TRANSCODERS",
+        "Gemma 2 2B with Gemma Scope's transcoders",
+    ),
 )
