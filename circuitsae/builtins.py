@@ -156,6 +156,23 @@ ROWS: tuple[Row, ...] = (
     Row(
         "exporters", "html", "circuitsae.export.formats:as_html", "an interactive page of its own", {"suffix": ".html"}
     ),
+    Row("exporters", "svg", "circuitsae.export.drawings:as_svg", "a picture of the strongest", {"suffix": ".svg"}),
+    Row("exporters", "png", "circuitsae.export.drawings:as_png", "the picture, by matplotlib", {"suffix": ".png"}),
+    Row("exporters", "pdf", "circuitsae.export.drawings:as_pdf", "the picture, by matplotlib", {"suffix": ".pdf"}),
+    Row(
+        "exporters",
+        "circuit-tracer",
+        "circuitsae.export.circuit_tracer:as_circuit_tracer",
+        "circuit-tracer's viewer and Neuronpedia, read back",
+        {"suffix": ".circuit-tracer.json"},
+    ),
+    Row(
+        "exporters",
+        "cytoscape",
+        "circuitsae.export.tables:as_cytoscape",
+        "Cytoscape.js and Cytoscape, read back",
+        {"suffix": ".cyjs"},
+    ),
     # labels
     Row(
         "labels",

@@ -171,7 +171,7 @@ def _check_version(document: Mapping[str, Any]) -> None:
     if family != "circuitsae" or not (version.isascii() and version.isdigit() and len(version) < 10):
         hint = ""
         if {"metadata", "nodes", "links"} <= document.keys():
-            hint = " It looks like circuit-tracer's graph format, which load does not read."
+            hint = " It looks like circuit-tracer's graph format: circuitsae.export.circuit_tracer reads it."
         elif {"directed", "nodes"} <= document.keys():
             hint = " It looks like networkx's node-link format: networkx.node_link_graph reads it."
         raise InputError(f"expected the schema {SCHEMA!r}; this file says {shown(schema)}.{hint}")

@@ -15,7 +15,7 @@ from circuitsae.graph.circuit import Circuit
 from tests.synthetic import synthetic_circuit
 
 HOSTILE = "</script><img src=x onerror=alert(1)> ${1} \\ \" ' \x00 \x1b \ud83d \uffff ]]> &amp; \u2028\r\nend\\"
-FORMATS = ("csv", "dot", "gexf", "graphml", "html", "json", "node-link")
+FORMATS = ("circuit-tracer", "csv", "cytoscape", "dot", "gexf", "graphml", "html", "json", "node-link", "svg")
 
 
 @pytest.fixture(scope="module")

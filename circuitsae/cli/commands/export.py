@@ -1,9 +1,14 @@
 """`circuitsae export`: a saved circuit in another format."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from circuitsae.cli import labelling, options
 from circuitsae.cli.output import Console
+from circuitsae.errors import GraphFileError
+
+if TYPE_CHECKING:
+    from circuitsae.graph.circuit import Circuit
 
 DESCRIPTION = """\
 Writes a saved circuit in another format, told by the file's suffix or by --format; 'circuitsae plugins exporters'
@@ -15,13 +20,14 @@ examples:
   circuitsae export circuit.json -o circuit.graphml -o circuit.html
   circuitsae export circuit.json --format dot -o circuit.txt
   circuitsae export circuit.json --top 30
+  circuitsae export neuronpedia-graph.json -o circuit.html -o circuit.json
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
-    parser.add_argument("circuit", metavar="CIRCUIT", help="a file that trace wrote")
+    parser.add_argument("circuit", metavar="CIRCUIT", help="a file that trace wrote, or circuit-tracer's graph JSON")
     parser.add_argument("-o", "--output", action="append", default=[], metavar="FILE", help="where to; repeatable")
     parser.add_argument("--format", metavar="NAME", help="the format, where the suffix does not tell")
     parser.add_argument("--labels", metavar="FILE", help="feature labels to add: a file, or NAME:... of a source")
@@ -30,10 +36,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Reads, writes."""
-    from circuitsae.graph.circuit import Circuit, exporter_for
+    from circuitsae.graph.circuit import exporter_for
 
     outputs = [(path, args.format or exporter_for(path).name) for path in args.output]
-    circuit = Circuit.load(args.circuit)
+    circuit = _read(args.circuit)
     if args.labels:
         labelling.label(circuit, args.labels, None, console)
     written = [file for path, name in outputs for file in circuit.export(path, format=name)]
@@ -42,3 +48,16 @@ def run(args: argparse.Namespace, console: Console) -> None:
     elif not outputs:
         console.report(circuit.report(args.top))
     console.wrote(written)
+
+
+def _read(path: str) -> "Circuit":
+    """Returns a saved circuit, or the one in a graph of circuit-tracer's, which tells itself by its parts."""
+    from circuitsae.export.circuit_tracer import is_circuit_tracer, read_circuit_tracer
+    from circuitsae.graph.circuit import Circuit
+
+    try:
+        return Circuit.load(path)
+    except GraphFileError:
+        if not is_circuit_tracer(path):
+            raise
+    return read_circuit_tracer(path)
