@@ -17,15 +17,40 @@ if TYPE_CHECKING:
     from circuitsae.attribution.effects import NodeEffects, node_effects
     from circuitsae.dictionaries.base import Dictionary
     from circuitsae.errors import CircuitsaeError
+    from circuitsae.evaluation.evaluator import evaluate
+    from circuitsae.evaluation.result import Evaluation
     from circuitsae.graph.aggregation import aggregate
     from circuitsae.graph.circuit import Circuit
     from circuitsae.graph.comparison import Comparison, compare
-    from circuitsae.interventions import Ablate, Add, InterventionResult, Scale, Set, intervene
+    from circuitsae.interventions import (
+        Ablate,
+        AblateEdge,
+        Add,
+        Generation,
+        Intervention,
+        InterventionResult,
+        PathPatch,
+        Scale,
+        Set,
+        Steer,
+        Swap,
+        generate,
+        intervene,
+        intervene_many,
+    )
     from circuitsae.labels.describing import describe
     from circuitsae.labels.sources import label_circuit, open_labels
     from circuitsae.model.loading import load
     from circuitsae.model.spliced import SplicedModel
     from circuitsae.registry import register
+    from circuitsae.scans import (
+        AblationScan,
+        ActivityScan,
+        SteeringCurve,
+        scan_ablation,
+        scan_activity,
+        scan_scales,
+    )
     from circuitsae.task.metrics import Logit, LogitDiff, LogProb, Probability
     from circuitsae.task.sets import TaskSet, read_tasks, task_set
     from circuitsae.task.task import Task
@@ -35,33 +60,49 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Ablate",
+    "AblateEdge",
+    "AblationScan",
+    "ActivityScan",
     "Add",
     "Circuit",
     "CircuitsaeError",
     "Comparison",
     "Dictionary",
+    "Evaluation",
+    "Generation",
+    "Intervention",
     "InterventionResult",
     "LogProb",
     "Logit",
     "LogitDiff",
     "NodeEffects",
+    "PathPatch",
     "Probability",
     "Scale",
     "Set",
     "SplicedModel",
+    "Steer",
+    "SteeringCurve",
+    "Swap",
     "Task",
     "TaskSet",
     "__version__",
     "aggregate",
     "compare",
     "describe",
+    "evaluate",
+    "generate",
     "intervene",
+    "intervene_many",
     "label_circuit",
     "load",
     "node_effects",
     "open_labels",
     "read_tasks",
     "register",
+    "scan_ablation",
+    "scan_activity",
+    "scan_scales",
     "task_set",
     "trace",
     "trace_many",
@@ -69,32 +110,48 @@ __all__ = [
 
 _HOMES = {
     "Ablate": "interventions",
+    "AblateEdge": "interventions",
+    "AblationScan": "scans",
+    "ActivityScan": "scans",
     "Add": "interventions",
     "Circuit": "graph.circuit",
     "CircuitsaeError": "errors",
     "Comparison": "graph.comparison",
     "Dictionary": "dictionaries.base",
+    "Evaluation": "evaluation.result",
+    "Generation": "interventions",
+    "Intervention": "interventions",
     "InterventionResult": "interventions",
     "LogProb": "task.metrics",
     "Logit": "task.metrics",
     "LogitDiff": "task.metrics",
     "NodeEffects": "attribution.effects",
+    "PathPatch": "interventions",
     "Probability": "task.metrics",
     "Scale": "interventions",
     "Set": "interventions",
     "SplicedModel": "model.spliced",
+    "Steer": "interventions",
+    "SteeringCurve": "scans",
+    "Swap": "interventions",
     "Task": "task.task",
     "TaskSet": "task.sets",
     "aggregate": "graph.aggregation",
     "compare": "graph.comparison",
     "describe": "labels.describing",
+    "generate": "interventions",
+    "evaluate": "evaluation.evaluator",
     "intervene": "interventions",
+    "intervene_many": "interventions",
     "label_circuit": "labels.sources",
     "load": "model.loading",
     "node_effects": "attribution.effects",
     "open_labels": "labels.sources",
     "read_tasks": "task.sets",
     "register": "registry",
+    "scan_ablation": "scans",
+    "scan_activity": "scans",
+    "scan_scales": "scans",
     "task_set": "task.sets",
     "trace": "tracing",
     "trace_many": "tracing",

@@ -97,7 +97,7 @@ def task_of(args: argparse.Namespace) -> "Task":
 
     if args.prompt is None:
         raise InputError('No prompt was given; expected one, such as "The keys to the cabinet".')
-    read = _ids if args.token_ids else str
+    read = token_ids if args.token_ids else str
     patch = None if args.patch is None else read(args.patch)
     return Task(read(args.prompt), metric=_metric_of(args), patch=patch)
 
@@ -135,7 +135,7 @@ def _metric_of(args: argparse.Namespace) -> Any:
     metric = registry.get("metrics", name)
     given: dict[str, Any] = {"answer": args.answer, "foil": args.foil, "position": args.position}
     if args.token_ids:
-        given |= {k: _ids(given[k])[0] for k in ("answer", "foil") if given[k] is not None}
+        given |= {k: token_ids(given[k])[0] for k in ("answer", "foil") if given[k] is not None}
     given = {k: v for k, v in given.items() if v is not None} | pairs(args.metric_option, "--metric-option")
     fields = {f.name: f for f in dataclasses.fields(metric) if f.init}
     for option in given:
@@ -150,7 +150,12 @@ def _metric_of(args: argparse.Namespace) -> Any:
     return metric(**given)
 
 
-def _ids(text: str) -> list[int]:
+def token_ids(text: str) -> list[int]:
+    """Returns the token ids in a text such as `12 7 301`.
+
+    Raises:
+        TaskError: They are not whole numbers, or there is none.
+    """
     try:
         ids = [int(part) for part in text.replace(",", " ").split()]
     except ValueError:

@@ -4,6 +4,7 @@ Every number in a circuit is a prediction that these can check: `effect` is `m(e
 """
 
 from circuitsae.interventions.compiling import compile_edits
+from circuitsae.interventions.generation import Continuation, Generation, generate
 from circuitsae.interventions.intervening import intervene, intervene_many
 from circuitsae.interventions.kinds import (
     Ablate,
@@ -23,6 +24,8 @@ __all__ = [
     "Ablate",
     "AblateEdge",
     "Add",
+    "Continuation",
+    "Generation",
     "Intervention",
     "InterventionResult",
     "PathPatch",
@@ -32,6 +35,7 @@ __all__ = [
     "Swap",
     "Value",
     "compile_edits",
+    "generate",
     "intervene",
     "intervene_many",
     "result_of",

@@ -158,9 +158,8 @@ def checked(context: Context, key: str) -> tuple[names.NodeKey, str | None]:
     n_tokens = len(context.task.tokens)
     if selector is None:
         raise NodeError(f"{key!r} names no position; add one, '{key}@{n_tokens - 1}', or '{key}@*' for all.")
-    positions = select(key, selector, n_tokens)
-    several = selector in ("*", NEW) or ":" in selector
-    node = node.at("*" if several else positions[0])
+    several = ":" in selector or selector in ("*", NEW)
+    node = node.at("*" if several else select(key, selector, n_tokens)[0])
     if node.kind == "feature":
         dictionary = spliced.dictionary(str(node.site))
         if node.index is not None and node.index >= dictionary.d_sae:

@@ -25,15 +25,16 @@ def split_key(key: str) -> tuple[str, str | None]:
 def select(key: str, selector: str, n_prompt: int, n_total: int | None = None) -> list[int]:
     """Returns the positions that a selector names in a sequence whose first `n_prompt` tokens are the prompt.
 
-    Negative numbers count from the prompt's end; an open end reaches to the sequence's.
+    Negative numbers count from the prompt's end; an open end reaches to the sequence's, which is the prompt's unless
+    `n_total` says how many tokens there are.
 
     >>> select("token", "-2:", 5), select("token", "-2:", 5, 7), select("token", "new", 5, 7)
     ([3, 4], [3, 4, 5, 6], [5, 6])
 
     Raises:
-        NodeError: It can't be read, or names a position outside the sequence, or none at all.
+        NodeError: It can't be read, names a position outside the sequence, or, of a prompt alone, none at all.
     """
-    n_total = n_prompt if n_total is None else n_total
+    whole, n_total = n_total is None, n_prompt if n_total is None else n_total
     match = _SELECTOR.fullmatch(selector)
     if match is None:
         raise NodeError(
@@ -55,6 +56,6 @@ def select(key: str, selector: str, n_prompt: int, n_total: int | None = None) -
     low = 0 if low is None else low + n_prompt if low < 0 else low
     high = n_total if high is None else high + n_prompt if high < 0 else high
     found = list(range(n_total))[max(low, 0) : max(high, 0)]
-    if not found and n_total == n_prompt:
+    if not found and whole:
         raise NodeError(f"The slice of {key!r} is empty; the prompt's positions are 0 to {n_prompt - 1}.")
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitsae.errors import SpliceError
@@ -83,9 +83,9 @@ class FinalEdit:
 Edit = FeatureEdit | VectorEdit | ReadingEdit | HeadEdit | FinalEdit
 
 
-def placed(edit: Edit, prompt: int) -> Edit:
-    """Returns an edit as one of another copy of the prompt."""
-    return replace(edit, prompt=prompt)
+def placed(edit: Edit, prompt: int, position: int | None = None) -> Edit:
+    """Returns an edit as one of another copy of the prompt, or of another position."""
+    return replace(edit, prompt=prompt) if position is None else replace(edit, prompt=prompt, position=position)
 
 
 @dataclass
@@ -150,7 +150,7 @@ def run_edited(
     """
     if start is None:
         start = _start(spliced, run, edits)
-    feature_edits = {n: _as_tensors(group, run) for n, group in _by(edits, FeatureEdit, "number").items()}
+    feature_edits = {n: _as_tensors(group, run.embed) for n, group in _by(edits, FeatureEdit, "number").items()}
     reading_edits = _by(edits, ReadingEdit, "number")
     vector_edits = _by(edits, VectorEdit, "hook")
     read: dict[int, Tensor] = {}
@@ -180,19 +180,14 @@ def run_edited(
         for number, out in moved:
             _apply_readings(spliced, number, out, reading_edits[number], clean_read[number], new, values)
         if vectors:
-            _apply_errors(spliced, run, name, vectors, clean_read, original, new, errors_frozen or held)
+            site = run.sites[name]
+            clean = site.error if errors_frozen or held else None
+            _apply_errors(spliced, name, vectors, clean_read, original, new, site.skipped(), clean)
         return new.to(x.dtype)
-
-    def at_embed(x: Tensor) -> Tensor | None:
-        new = x.clone()
-        for edit in vector_edits[EMBED]:
-            value = edit.times * new[edit.prompt, edit.position]
-            new[edit.prompt, edit.position] = value if edit.plus is None else value + edit.plus.to(new.dtype)
-        return new
 
     hooks = list(extra)
     if EMBED in vector_edits:
-        hooks.append((EMBED, at_embed))
+        hooks.append((EMBED, _setting(vector_edits[EMBED])))
     heads = _by(edits, HeadEdit, "hook")
     hooks += [(name, _adding(group)) for name, group in heads.items()]
     first = 0 if start is None else start.layer
@@ -215,6 +210,47 @@ def run_edited(
         values = {}
     assert captured.logits is not None
     return Edited(captured, captured.logits, values, first, held)
+
+
+def live_hooks(
+    spliced: SplicedModel,
+    edits: Sequence[FeatureEdit | VectorEdit],
+    skipped: Mapping[str, Bool[Tensor, "pos"]],
+    like: Tensor,
+) -> list[tuple[str, Hook]]:
+    """Returns the hooks of a forward pass of any tokens, in which edits apply to what they find there.
+
+    Args:
+        spliced: The model.
+        edits: Edits; positions count from the first token that is passed.
+        skipped: By hook point written, the positions at which no dictionary is applied.
+        like: A tensor of the type and device to compute in.
+    """
+    feature_edits = {n: _as_tensors(group, like) for n, group in _by(edits, FeatureEdit, "number").items()}
+    vector_edits = _by(edits, VectorEdit, "hook")
+    read: dict[int, Tensor] = {}
+
+    def on_write(name: str, x: Tensor) -> Tensor | None:
+        touched = [(number, out) for number, out in spliced.writers[name] if number in feature_edits]
+        vectors = vector_edits.get(name, [])
+        if not touched and not vectors:
+            return None
+        original = x.to(like.dtype)
+        new = original.clone()
+        for number, out in touched:
+            _apply_features(spliced, number, out, feature_edits[number], read[number], new)
+        if vectors:
+            _apply_errors(spliced, name, vectors, read, original, new, skipped[name], None)
+        return new.to(x.dtype)
+
+    numbers = {
+        *feature_edits,
+        *(number for name in vector_edits if name != EMBED for number, _ in spliced.writers[name]),
+    }
+    points = {spliced.reads[n] for n in numbers} | {*vector_edits}
+    points |= {spliced.canonical(hook) for n in feature_edits for hook in spliced.dictionaries[n].hook_outs}
+    hooks = [(name, hook) for name, hook in spliced.splice(read.__setitem__, on_write) if name in points]
+    return [(EMBED, _setting(vector_edits[EMBED])), *hooks] if EMBED in vector_edits else hooks
 
 
 @contextlib.contextmanager
@@ -296,14 +332,14 @@ def _by(edits: Iterable[Edit], kind: type, key: str) -> dict:
     return groups
 
 
-def _as_tensors(edits: Sequence[FeatureEdit], run: Run) -> _Applied:
+def _as_tensors(edits: Sequence[FeatureEdit], like: Tensor) -> _Applied:
     """Composes the edits of one node, in their order, into one affine map each."""
     composed: dict[tuple[int, int, int], tuple[float, float]] = {}
     for edit in edits:
         node = (edit.prompt, edit.position, edit.index)
         times, plus = composed.get(node, (1.0, 0.0))
         composed[node] = (edit.times * times, edit.times * plus + edit.plus)
-    device, dtype = run.embed.device, run.embed.dtype
+    device, dtype = like.device, like.dtype
     nodes = torch.tensor(list(composed), device=device, dtype=torch.long).view(-1, 3)
     maps = torch.tensor(list(composed.values()), device=device, dtype=dtype).view(-1, 2)
     return _Applied(nodes[:, 0], nodes[:, 1], nodes[:, 2], maps[:, 0], maps[:, 1])
@@ -330,22 +366,22 @@ def _apply_features(
 
 def _apply_errors(
     spliced: SplicedModel,
-    run: Run,
     name: str,
     edits: Sequence[VectorEdit],
     read: Mapping[int, Tensor],
     original: Float[Tensor, "batch pos d"],
     new: Float[Tensor, "batch pos d"],
-    clean: bool,
+    skipped: Bool[Tensor, "pos"],
+    clean: Float[Tensor, "pos d"] | None,
 ) -> None:
     rows = sorted({(e.prompt, e.position) for e in edits})
     at = torch.tensor(rows, device=new.device)
     prompts, positions = at[:, 0], at[:, 1]
-    if clean:
-        errors = run.sites[name].error[positions]
+    if clean is not None:
+        errors = clean[positions]
     else:
         errors = original[prompts, positions]
-        described = ~run.sites[name].skipped()[positions]
+        described = ~skipped[positions]
         for number, out in spliced.writers[name]:
             dictionary = spliced.dictionaries[number]
             x = read[number][prompts, positions].to(new.dtype)
@@ -404,6 +440,17 @@ def _skip_change(
         if path is not None:
             change = change.index_add(1, torch.tensor(kept, device=skip.device), path.view(n_prompts, len(kept), -1))
     return change
+
+
+def _setting(edits: Sequence[VectorEdit]) -> Hook:
+    def hook(x: Tensor) -> Tensor:
+        new = x.clone()
+        for edit in edits:
+            value = edit.times * new[edit.prompt, edit.position]
+            new[edit.prompt, edit.position] = value if edit.plus is None else value + edit.plus.to(new.dtype)
+        return new
+
+    return hook
 
 
 def _adding(edits: Sequence[HeadEdit]) -> Hook:

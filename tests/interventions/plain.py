@@ -20,6 +20,8 @@ def metric_of(spliced: cs.SplicedModel, task: cs.Task, hooks: list[tuple[str, Ho
         logits = spliced.model.run_with_hooks(tokens_of(spliced, task), return_type="logits", fwd_hooks=hooks)
     metric = task.metric
     assert isinstance(metric, cs.LogitDiff)
+    assert isinstance(metric.answer, str)
+    assert isinstance(metric.foil, str)
     answer, foil = (spliced.vocabulary.token_id(t) for t in (metric.answer, metric.foil))
     return float(logits[0, -1, answer] - logits[0, -1, foil])
 

@@ -1,6 +1,7 @@
 """Every kind of intervention by a second road: TransformerLens' own hooks, one change at a time."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_edits_of_a_feature(spliced: cs.SplicedModel, task: cs.Task, strongest: 
     there = other[:, names.parse(strongest).index]
     norm = values_of(spliced, tokens_of(spliced, task), [SITE])[SITE].norm(dim=-1).mean()
     n = len(active)
-    cases: list[tuple[cs.Intervention, dict[int, float]]] = [
+    cases: list[tuple[cs.Intervention, dict[int, float | Tensor]]] = [
         (cs.Scale(strongest, 3), {at: 2 * active[at]}),
         (cs.Add(strongest, 1.5), {at: 1.5}),
         (cs.Set(strongest, -2), {at: -2 - active[at]}),
@@ -133,7 +134,7 @@ def test_frozen_direct_effects_are_the_weights_of_the_frozen_graph(
     ]
     edges = sorted(edges, key=lambda e: -abs(e[2]["contribution"]))[:60:6]
     assert len({graph.nodes[u]["kind"] for u, _, _ in edges}) >= 2
-    frozen = {"attention": "frozen", "normalisation": "frozen", "direct_only": True}
+    frozen: dict[str, Any] = {"attention": "frozen", "normalisation": "frozen", "direct_only": True}
     step = 1e-3  # so small that no feature falls silent: the activation follows the pre-activation
     found = cs.intervene_many(
         spliced, task, [[cs.Scale(u, 1 - step)] for u, _, _ in edges], nodes=[v for _, v, _ in edges], **frozen
@@ -304,7 +305,7 @@ def test_an_ablated_edge_and_a_longer_path(transcoders: cs.SplicedModel, task: c
         for w in graph.successors(v)
         if {u, v, w} <= features and len({names.parse(n).site for n in (u, v, w)}) == 3
     ]
-    frozen = {"attention": "frozen", "normalisation": "frozen"}
+    frozen: dict[str, Any] = {"attention": "frozen", "normalisation": "frozen"}
 
     def change(result: cs.InterventionResult, node: str) -> float:
         return result.activations[node] - result.activations_before[node]

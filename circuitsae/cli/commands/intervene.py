@@ -1,10 +1,9 @@
 """`circuitsae intervene`: change nodes for real, and see what becomes of the answer."""
 
 import argparse
-import math
 from typing import TYPE_CHECKING, Any
 
-from circuitsae.cli import models, options
+from circuitsae.cli import editing, models, options
 from circuitsae.cli.output import Console, number, percent, quoted, table
 from circuitsae.errors import InputError
 
@@ -15,7 +14,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Runs the model with some nodes changed: what the metric and the next token are before and after.
 
-A node is SITE/INDEX@POSITION, such as blocks.17.hook_resid_post/421@9, or SITE/error@POSITION; @* is every position.
+A node is SITE/INDEX@POSITION, such as blocks.17.hook_resid_post/421@9, SITE/error@POSITION or token@POSITION; @-1 is the
+last position, @2:5 a slice and @* every position. --through lets the edits act by way of some receivers only: features,
+inputs of attention heads (blocks.7.hook_v_input/3@9), or metric.
 With --circuit FILE the question and the model are those of a saved circuit, and what its nodes predicted is shown too.
 """
 
@@ -31,13 +32,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
     options.add_task(parser, optional=True)
-    edits = parser.add_argument_group("edits (each repeatable, all done at once)")
-    edits.add_argument("--ablate", action="append", default=[], metavar="NODE", help="set to the baseline")
-    edits.add_argument("--scale", action="append", default=[], metavar="NODE=BY", help="multiply: 2 doubles")
-    edits.add_argument("--add", action="append", default=[], metavar="NODE=VALUE", help="add to the activation")
-    edits.add_argument("--set", action="append", default=[], metavar="NODE=VALUE", help="set the activation")
+    edits = editing.add_edits(parser)
     edits.add_argument(
         "--errors", default="live", metavar="NAME", help="error nodes: live (recomputed, default) or frozen"
+    )
+    edits.add_argument(
+        "--attention", default="free", metavar="NAME", help="attention patterns: free (default) or frozen"
+    )
+    edits.add_argument(
+        "--normalisation", default="free", metavar="NAME", help="scales of norms: free (default) or frozen"
+    )
+    edits.add_argument(
+        "--direct-only", action="store_true", help="hold all other dictionary nodes: what the edges out of the nodes do"
+    )
+    edits.add_argument(
+        "--through",
+        action="append",
+        default=[],
+        metavar="RECEIVER",
+        help="let the edits act through these only; repeatable",
+    )
+    edits.add_argument(
+        "--along",
+        default="nodes",
+        metavar="NAME",
+        help="what carries an edit to its receivers: nodes (all but dictionary nodes, default) or residual (the stream alone)",
     )
     edits.add_argument("--circuit", metavar="FILE", help="take question and model from a saved circuit")
     options.add_model(parser)
@@ -47,14 +66,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Intervenes, shows."""
-    given = {
-        "Ablate": [(node,) for node in args.ablate],
-        "Scale": [_node_and_value(text, "--scale") for text in args.scale],
-        "Add": [_node_and_value(text, "--add") for text in args.add],
-        "Set": [_node_and_value(text, "--set") for text in args.set],
-    }
-    if not any(given.values()):
+    if not editing.any_edit(args):
         raise InputError("No edit was given; expected --ablate NODE, or --scale, --add or --set NODE=VALUE.")
+    edits = editing.edits_of(args)
     circuit = _circuit(args.circuit)
     if circuit is not None:
         options.take_question(args, circuit.graph.graph)
@@ -65,12 +79,22 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
         import circuitsae
 
-        edits = [getattr(circuitsae, name)(*edit) for name, several in given.items() for edit in several]
-        result = circuitsae.intervene(spliced, task, edits, errors=args.errors, circuit=circuit)
+        if args.through:
+            edits = [circuitsae.PathPatch(edit, args.through, args.along) for edit in edits]
+        result = circuitsae.intervene(
+            spliced,
+            task,
+            edits,
+            errors=args.errors,
+            attention=args.attention,
+            normalisation=args.normalisation,
+            direct_only=args.direct_only,
+            circuit=circuit,
+        )
     if console.as_json:
         console.json(_as_dict(result))
     else:
-        _show(result, circuit, [edit[0] for several in given.values() for edit in several], console, args.top)
+        _show(result, circuit, [edit.node for edit in edits], console, args.top)
 
 
 def _circuit(path: str | None) -> "Circuit | None":
@@ -79,17 +103,6 @@ def _circuit(path: str | None) -> "Circuit | None":
     from circuitsae.graph.circuit import Circuit
 
     return Circuit.load(path)
-
-
-def _node_and_value(text: str, flag: str) -> tuple[str, float]:
-    node, equals, value = text.rpartition("=")
-    try:
-        found = float(value)
-    except ValueError:
-        found = math.nan
-    if not equals or not math.isfinite(found):
-        raise InputError(f"{flag} {text!r} can't be read; expected NODE=VALUE, such as blocks.3.hook_mlp_out/17@5=2.")
-    return node, found
 
 
 def _as_dict(result: "InterventionResult") -> dict[str, Any]:
