@@ -19,6 +19,7 @@ COMMANDS = {
     "scan": "ablate every active node, list what is active, or scale one node, as tables and plots",
     "export": "write a saved circuit in another format",
     "compare": "show what two saved circuits share and where they differ",
+    "compare": "show what two saved circuits share and where they differ",
     "describe": "describe every feature of a model's dictionaries by a text",
     "serve": "open the app in the browser",
     "presets": "list the models and dictionaries that have a name",

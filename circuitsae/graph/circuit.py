@@ -13,6 +13,7 @@ import networkx as nx
 from circuitsae import names, registry
 from circuitsae.errors import GraphFileError, InputError, MissingExtraError, NodeError, UnknownNameError, near_matches
 from circuitsae.graph import labels as label_files
+from circuitsae.graph import prune as pruners
 from circuitsae.graph import reports, schema
 from circuitsae.graph.files import read_whole, write_whole
 from circuitsae.graph.schema import Attributes, Graph
@@ -114,7 +115,7 @@ class Circuit:
     @property
     def prompt(self) -> str:
         """The prompt as text; its tokens joined where it was given as token ids."""
-        prompt = self.graph.graph.get("prompt", "")
+        prompt = self.graph.graph.get("prompt")
         return prompt if isinstance(prompt, str) else "".join(self.graph.graph.get("tokens", []))
 
     @property
@@ -181,8 +182,8 @@ class Circuit:
     def subgraph(self, keys: Iterable[str]) -> "Circuit":
         """Returns the circuit of some of the nodes, and the edges among them, as a copy of its own.
 
-        Its `kept` counts the nodes and edges it has; the shares of effect and of error that the whole circuit kept say
-        nothing about a part and are left out.
+        Its `kept` counts the nodes and edges it has; the shares and scores of the whole circuit say nothing about a part
+        and are left out.
 
         Raises:
             NodeError: The circuit lacks one of the nodes.
@@ -202,7 +203,7 @@ class Circuit:
         part.graph.update(json.loads(json.dumps(self.graph.graph)))
         kept = part.graph.get("kept")
         if kept is not None:
-            shares = {name for name in kept if name.endswith("_share")}
+            shares = {name for name in kept if name.endswith(("_share", "_score"))}
             part.graph["kept"] = {name: value for name, value in kept.items() if name not in shares}
             part.graph["kept"].update(nodes=part.number_of_nodes(), edges=part.number_of_edges())
         return Circuit(part)
@@ -240,6 +241,34 @@ class Circuit:
             ]
             best[node] = sorted(ways, key=lambda way: (-way.share, [names.sort_key(n) for n in way.nodes]))[:k]
         return best.get(target, []) if source != target else best[source]
+
+    def pruned(
+        self,
+        prune: str = "influence",
+        *,
+        max_nodes: int | None = None,
+        node_threshold: float | None = None,
+        edge_threshold: float | None = None,
+        merge_pruned: bool = False,
+    ) -> "Circuit":
+        """Returns a smaller copy: what a pruner keeps of this circuit. Tokens, the bias and metric nodes stay.
+
+        Args:
+            prune: Name of a pruner plugin: `"influence"`, `"top-k"`, `"threshold"`.
+            max_nodes: How many features to keep at most, by |effect|.
+            node_threshold, edge_threshold: The pruner's: shares of influence for `"influence"`, smallest |effect| and
+                |weight| for the others.
+            merge_pruned: Whether what dropped features did is added to the error nodes at their places, where the circuit
+                has those.
+
+        Raises:
+            UnknownNameError: There is no such pruner.
+            InputError: A threshold out of range.
+        """
+        copy = self.subgraph(self.graph)
+        copy.graph.graph.update(json.loads(json.dumps(self.graph.graph)))
+        pruners.prune_graph(copy.graph, prune, max_nodes, node_threshold, edge_threshold, merge_pruned)
+        return Circuit(copy.graph)
 
     def with_labels(self, labels: Mapping[str, str] | str | os.PathLike[str]) -> "Circuit":
         """Returns a copy whose features carry labels.

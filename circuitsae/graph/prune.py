@@ -4,14 +4,27 @@ A pruner works in two steps: `choose` picks the nodes whose edges are computed, 
 which nodes and edges stay of the table of those edges, before a graph is made of it.
 """
 
+from dataclasses import replace
 from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from circuitsae import registry
 from circuitsae.errors import InputError
 from circuitsae.graph.influence import prune_by_influence
-from circuitsae.graph.table import EdgeTable, Pruned, keep_all
+from circuitsae.graph.merging import merge_into_errors, merged_sums
+from circuitsae.graph.schema import Graph
+from circuitsae.graph.table import (
+    BIAS,
+    ERROR,
+    FEATURE,
+    EdgeTable,
+    Floats,
+    Pruned,
+    keep_all,
+    table_of,
+)
 
 
 class Pruner(Protocol):
@@ -99,6 +112,83 @@ class Influence:
             _share("node_threshold", 0.8 if node_threshold is None else node_threshold),
             _share("edge_threshold", 0.98 if edge_threshold is None else edge_threshold),
         )
+
+
+def prune_graph(
+    graph: Graph,
+    name: str,
+    max_nodes: int | None = None,
+    node_threshold: float | None = None,
+    edge_threshold: float | None = None,
+    merge_pruned: bool = False,
+) -> None:
+    """Prunes a circuit's graph in place; see `Circuit.pruned`.
+
+    Raises:
+        UnknownNameError: There is no such pruner.
+        InputError: A threshold out of range.
+    """
+    if max_nodes is not None and max_nodes < 1:
+        raise InputError(f"max_nodes is {max_nodes}; expected at least 1, or None for all.")
+    pruner: Pruner = registry.get("pruners", name)()
+    whole, keys = table_of(graph)
+    effects = np.array([float(graph.nodes[key].get("effect", 0.0)) for key in keys])
+    candidates = whole.of_kind(FEATURE, ERROR)
+    chosen = np.ones(len(keys), dtype=bool)
+    is_feature = whole.kinds[candidates] == FEATURE
+    chosen[candidates] = pruner.choose(np.abs(effects[candidates]), is_feature, max_nodes, node_threshold)
+    large = (np.abs(whole.weights) >= pruner.edge_threshold(edge_threshold)) | (whole.kinds[whole.sources] == BIAS)
+    table = whole.with_edges(chosen[whole.sources] & chosen[whole.targets] & large)
+    table.stand_ins[~chosen[table.stand_ins]] = -1
+    kept = pruner.prune(table, node_threshold, edge_threshold)
+    kept = replace(kept, nodes=kept.nodes & chosen)
+    if merge_pruned:
+        table, kept = merge_into_errors(table, kept)
+    _apply(graph, keys, whole, table, kept, effects)
+    record = {"max_nodes": max_nodes, "node_threshold": node_threshold, "edge_threshold": edge_threshold}
+    graph.graph["prune"] = name
+    graph.graph["options"] = {**graph.graph.get("options", {}), **record, "merge_pruned": merge_pruned}
+    was = graph.graph.get("kept", {})
+    graph.graph["kept"] = {
+        **{name: value for name, value in was.items() if not name.endswith(("_share", "_score"))},
+        "nodes": graph.number_of_nodes(),
+        "features": int((kept.nodes & (table.kinds == FEATURE)).sum()),
+        "edges": graph.number_of_edges(),
+        **kept.report,
+    }
+
+
+def _apply(graph: Graph, keys: list[str], whole: EdgeTable, table: EdgeTable, kept: Pruned, effects: Floats) -> None:
+    """Leaves in a graph what is kept of its table, with the numbers that pruning gives to nodes."""
+    before = np.bincount(whole.targets, weights=np.abs(whole.contributions), minlength=len(keys))
+    table = table.with_edges(kept.edges)
+    after = np.bincount(table.targets, weights=np.abs(table.contributions), minlength=len(keys))
+    known = {(source, target): data for source, target, data in graph.edges(data=True)}
+    graph.remove_edges_from(list(graph.edges))
+    for source, target, contribution, weight in table.rows():
+        ends = keys[source], keys[target]
+        data = known.get(ends, {})
+        if "contribution" in data or not data:
+            data["contribution"] = contribution
+        graph.add_edge(*ends, **{**data, "weight": weight})
+    merged = kept.attributes.get("merged")
+    moved = None if merged is None else merged_sums(table, kept, effects)
+    for number, key in enumerate(keys):
+        if not kept.nodes[number]:
+            graph.remove_node(key)
+            continue
+        data = graph.nodes[key]
+        if "explained" in data and before[number] > 0:
+            data["explained"] = min(1.0, float(data["explained"] * after[number] / before[number]))
+        for name, values in kept.attributes.items():
+            if name != "merged":
+                data[name] = float(values[number])
+        if merged is not None and moved is not None and merged[number] > 0:
+            for name in ("activation", "baseline", "measured_effect"):
+                data.pop(name, None)
+            data["merged"] = int(merged[number]) + int(data.get("merged", 0))
+            if "effect" in data:
+                data["effect"] += float(moved[number])
 
 
 def strongest(sizes: NDArray[np.float64], is_feature: NDArray[np.bool_], max_nodes: int | None) -> NDArray[np.bool_]:

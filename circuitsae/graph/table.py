@@ -1,6 +1,6 @@
 """A graph as columns: what pruning works on, before a networkx graph is made of what is kept. No torch, no N x N array."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuitsae import names
-from circuitsae.errors import InputError
 from circuitsae.graph.schema import Graph
 
 KINDS: tuple[names.Kind, ...] = ("token", "bias", "feature", "error", "metric")
@@ -48,6 +47,11 @@ class EdgeTable:
         """How many nodes there are, with edges or without."""
         return len(self.kinds)
 
+    def rows(self) -> Iterator[tuple[int, int, float, float]]:
+        """Yields each edge's source, target, contribution and weight."""
+        columns = self.sources, self.targets, self.contributions, self.weights
+        yield from zip(*(column.tolist() for column in columns), strict=True)
+
     def of_kind(self, *kinds: int) -> Mask:
         """Returns which nodes are of one of the kinds (`FEATURE`, `ERROR`, ...); `[node]`."""
         return np.isin(self.kinds, kinds)
@@ -83,66 +87,6 @@ class Pruned:
 def keep_all(table: EdgeTable) -> Pruned:
     """Returns the pruning that keeps everything."""
     return Pruned(np.ones(table.n_nodes, dtype=bool), np.ones(len(table), dtype=bool))
-
-
-def strongest_inputs(targets: NDArray[Any], sizes: NDArray[Any], k: int) -> Mask:
-    """Returns which edges are among the `k` largest into their target; ties fall to the earlier edge.
-
-    Cost: one sort of the edges.
-    """
-    if k < 1:
-        raise InputError(f"Edges kept per target are {k}; expected at least 1, or None for all.")
-    order = np.lexsort((-sizes, targets))
-    first = np.flatnonzero(np.r_[True, np.diff(targets[order]) != 0])
-    rank = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)])) if len(order) else order
-    keep = np.zeros(len(order), dtype=bool)
-    keep[order[rank < k]] = True
-    return keep
-
-
-def merge_into_errors(table: EdgeTable, pruned: Pruned) -> tuple[EdgeTable, Pruned]:
-    """Adds what pruned nodes did to the error nodes at their places.
-
-    The error there becomes `error + sum of pruned f_i W_dec[i]`, so contributions and weights add exactly. An error node
-    that takes anything over is kept, with all of its edges into kept nodes. Where a cross-layer transcoder's feature
-    writes at several places, its first one's error node takes all of it. Edges that were pruned between kept nodes stay
-    pruned.
-
-    Returns:
-        A table in which those edges are summed, and what is kept of it; the attribute `merged` counts the nodes that an
-        error node stands in for.
-    """
-    lost = ~pruned.nodes & (table.stand_ins >= 0) & (table.kinds == FEATURE)
-    taking = np.zeros(table.n_nodes, dtype=bool)
-    taking[table.stand_ins[lost]] = True
-    into_kept = pruned.nodes[table.targets]
-    moved = lost[table.sources] & into_kept
-    own = taking[table.sources] & into_kept
-    summed = moved | own
-    sources = np.where(moved, table.stand_ins[table.sources], table.sources)[summed]
-    # One number per (source, target); below 2**62 for any graph that fits in memory.
-    pairs = sources.astype(np.int64) * table.n_nodes + table.targets[summed]
-    unique, inverse = np.unique(pairs, return_inverse=True)
-
-    def total(values: Floats) -> Floats:
-        return np.bincount(inverse, weights=values[summed], minlength=len(unique)).astype(np.float64)
-
-    rest = ~summed
-    merged = replace(
-        table,
-        sources=np.concatenate([table.sources[rest], (unique // table.n_nodes).astype(np.int32)]),
-        targets=np.concatenate([table.targets[rest], (unique % table.n_nodes).astype(np.int32)]),
-        contributions=np.concatenate([table.contributions[rest], total(table.contributions)]),
-        weights=np.concatenate([table.weights[rest], total(table.weights)]),
-    )
-    counts = np.bincount(table.stand_ins[lost], minlength=table.n_nodes).astype(np.float64)
-    kept = Pruned(
-        pruned.nodes | taking,
-        np.concatenate([pruned.edges[rest], np.ones(len(unique), dtype=bool)]),
-        {**pruned.attributes, "merged": counts},
-        {**pruned.report, "merged": int(lost.sum())},
-    )
-    return merged, kept
 
 
 def table_of(graph: Graph) -> tuple[EdgeTable, list[str]]:

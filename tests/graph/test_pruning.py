@@ -14,6 +14,7 @@ from circuitsae.graph.influence import (
     node_influence,
     prune_by_influence,
 )
+from circuitsae.graph.merging import merge_into_errors
 from circuitsae.graph.table import (
     BIAS,
     ERROR,
@@ -22,8 +23,6 @@ from circuitsae.graph.table import (
     TOKEN,
     EdgeTable,
     keep_all,
-    merge_into_errors,
-    strongest_inputs,
     table_of,
 )
 from tests.synthetic import synthetic_circuit
@@ -124,21 +123,6 @@ def test_nothing_pruned_nothing_merged() -> None:
     merged, kept = merge_into_errors(table, keep_all(table))
     assert kept.nodes.all() and kept.edges.all()
     np.testing.assert_array_equal(merged.contributions, table.contributions)
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), st.floats(-1e3, 1e3)), max_size=40), st.integers(1, 5))
-def test_strongest_inputs_are_the_largest_of_each_target(rows: list[tuple[int, float]], k: int) -> None:
-    targets = np.array([t for t, _ in rows], dtype=np.int32)
-    sizes = np.array([abs(v) for _, v in rows])
-    keep = strongest_inputs(targets, sizes, k)
-    for target in set(targets.tolist()):
-        expected = sorted(sizes[targets == target], reverse=True)[:k]
-        assert sorted(sizes[keep & (targets == target)], reverse=True) == expected
-
-
-def test_strongest_inputs_of_no_number_are_refused() -> None:
-    with pytest.raises(InputError, match="at least 1"):
-        strongest_inputs(np.zeros(1), np.zeros(1), 0)
 
 
 def test_a_cycle_is_refused() -> None:

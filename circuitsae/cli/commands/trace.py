@@ -17,6 +17,7 @@ examples:
   circuitsae trace "When Mary and John went to the store, John gave a drink to" --answer " Mary" --foil " John"
   circuitsae trace "The keys to the cabinet" --answer " are" --foil " is" --measure 16 -o keys.json --html keys.html
   circuitsae trace "The keys to the cabinet" --patch "The key to the cabinet" --answer " are" --foil " is"
+  circuitsae trace "The keys to the cabinet" --answer " are" --preset tiny-transcoders --compat circuit-tracer --prune influence
 """
 
 
@@ -31,6 +32,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--linearisation", default="gradient", metavar="NAME", help="of edges: gradient (default) or frozen"
     )
     graph.add_argument(
+        "--targets", default="metric", metavar="NAME", help="at the top: metric (default), or the next tokens' logits"
+    )
+    graph.add_argument(
+        "--logit-share",
+        type=float,
+        default=0.95,
+        metavar="P",
+        help="of logits: those that hold this probability (%(default)s)",
+    )
+    graph.add_argument(
+        "--max-logits", type=options.positive, default=10, metavar="N", help="of logits: at most so many (%(default)s)"
+    )
+    graph.add_argument("--error-targets", action="store_true", help="edges to error nodes, too")
+    graph.add_argument(
         "--max-nodes", type=options.positive, default=256, metavar="N", help="features kept at most (%(default)s)"
     )
     graph.add_argument(
@@ -40,7 +55,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--edge-threshold", type=float, metavar="X", help="least |weight| of an edge; a share where the pruner says so"
     )
     graph.add_argument(
-        "--prune", default="top-k", metavar="NAME", help="top-k (default), threshold, another, or none for all nodes"
+        "--prune",
+        default="top-k",
+        metavar="NAME",
+        help="top-k (default), threshold, influence, another, or none for all nodes",
+    )
+    graph.add_argument(
+        "--top-edges", type=options.positive, metavar="N", help="strongest edges kept into each node; all by default"
+    )
+    graph.add_argument(
+        "--merge-pruned", action="store_true", help="add what pruned features did to the error nodes at their places"
+    )
+    graph.add_argument(
+        "--compat", metavar="PACKAGE", help="give another package's numbers: circuit-tracer; see docs/graphs.md"
     )
     graph.add_argument("--skip-nodes", action="store_true", help="offer error nodes at skipped positions as nodes too")
     graph.add_argument(
@@ -86,10 +113,17 @@ def run(args: argparse.Namespace, console: Console) -> None:
             baseline=args.baseline,
             gradient=args.gradient,
             linearisation=args.linearisation,
+            targets=args.targets,
+            logit_share=args.logit_share,
+            max_logits=args.max_logits,
+            error_targets=args.error_targets,
             max_nodes=args.max_nodes,
             node_threshold=args.node_threshold,
             edge_threshold=args.edge_threshold,
+            top_edges=args.top_edges,
             prune=None if args.prune == "none" else args.prune,
+            merge_pruned=args.merge_pruned,
+            compat=args.compat,
             skip_nodes=args.skip_nodes,
             measure=args.measure,
             reference=reference,

@@ -1,0 +1,207 @@
+"""`trace`, from a task to a circuit, step by step; `trace_many`, from many tasks to their mean."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from circuitsae import names, registry
+from circuitsae.attribution.effects import Context, Progress, make_context, run_method
+from circuitsae.attribution.exact import measure_nodes
+from circuitsae.errors import CancelledError
+from circuitsae.graph.aggregation import aggregate
+from circuitsae.graph.alignment import Align
+from circuitsae.graph.circuit import Circuit
+from circuitsae.graph.merging import merge_into_errors
+from circuitsae.graph.prune import Pruner
+from circuitsae.graph.schema import Graph
+from circuitsae.model.spliced import SplicedModel
+from circuitsae.task.task import Task
+from circuitsae.tracing.edges import build_graph, compute_edges
+from circuitsae.tracing.logits import logit_targets
+from circuitsae.tracing.nodes import ChosenNodes
+from circuitsae.tracing.options import GraphOptions, with_compat
+from circuitsae.tracing.record import provenance
+
+
+def trace(
+    spliced: SplicedModel,
+    task: Task,
+    *,
+    method: str = "attribution-patching",
+    baseline: str | None = None,
+    gradient: str = "pass-through",
+    linearisation: str = "gradient",
+    sites: Sequence[str] | None = None,
+    targets: str = "metric",
+    logit_share: float = 0.95,
+    max_logits: int = 10,
+    error_targets: bool = False,
+    max_nodes: int | None = 256,
+    node_threshold: float | None = None,
+    edge_threshold: float | None = None,
+    top_edges: int | None = None,
+    prune: str | None = "top-k",
+    merge_pruned: bool = False,
+    skip_positions: Sequence[int] | None = None,
+    skip_nodes: bool = False,
+    drop_positions: Sequence[int] = (),
+    measure: int = 0,
+    reference: Sequence[str | Sequence[int]] | None = None,
+    compat: str | None = None,
+    progress: Progress | None = None,
+    **method_options: Any,
+) -> Circuit:
+    """Returns the circuit behind a metric: which nodes move it, and how they act on one another.
+
+    Node effects as by `node_effects`; edges between the nodes chosen as in DESIGN.md, section 3.3: `contribution` in
+    units of the target's activation, `weight` in units of the metric. Rows add up: a target's in-edges, the bias
+    node's and those of nodes not kept sum to its pre-activation (`total`), and `explained` says what share of the
+    |contribution| arriving there the kept in-edges carry. Cost: the method's passes, one vector-Jacobian product a
+    chosen feature over its segment, and a forward pass (batched) for each of the `measure` nodes.
+
+    Args:
+        spliced: The model with its dictionaries.
+        task: Prompt, metric and perhaps a patch prompt.
+        method, baseline, gradient, sites, skip_positions, reference, progress: See `node_effects`.
+        linearisation: `"gradient"`, or `"frozen"` (attention patterns and normalisation scales held constant).
+        targets: What stands at the top: `"metric"`, or `"logits"`: the most probable next tokens, a node each
+            (`logit/ID@POSITION`; its activation is the logit less the mean of all logits). Effects and weights stay those
+            of the task's metric.
+        logit_share, max_logits: With `"logits"`: as many tokens as hold this probability, at most so many.
+        error_targets: Whether error nodes get in-edges too: what acts on an error's projection on the direction in which
+            the metric changes most (Marks et al. 2024). Its `total` is that projection.
+        max_nodes: How many features to keep at most; error nodes stay where their |effect| reaches the weakest kept
+            feature's. `None` for all.
+        node_threshold, edge_threshold: What they mean is the pruner's: smallest |effect| and |weight| for `"top-k"` and
+            `"threshold"`, shares of influence for `"influence"`.
+        top_edges: How many in-edges of largest |contribution| to keep of each target, the bias node's besides; an
+            approximation that bounds memory for very large graphs. `None` for all.
+        prune: Name of a pruner plugin, or `None` to keep every node and every edge that is not zero.
+        merge_pruned: Whether what a pruner's dropped features did is added to the error nodes at their places, so that
+            it is counted as unexplained instead of lost (for pruners that drop nodes after edges, such as
+            `"influence"`). Such an error node has `merged` (how many) and no activation.
+        skip_nodes: Whether error nodes at skipped positions are offered as nodes.
+        drop_positions: Positions at which dictionaries are applied, but whose features and error nodes are left out.
+        measure: How many of the strongest nodes to really ablate; stored as `measured_effect`.
+        compat: Another package whose numbers to give: options left at their defaults take what that package does.
+            `"circuit-tracer"`: `linearisation="frozen"`, `targets="logits"`, `drop_positions=[0]`, `skip_positions=[]`,
+            zero baseline, all nodes and edges; `prune="influence"` then prunes as it does.
+        **method_options: The method's own.
+
+    Raises:
+        TaskError: The task does not fit the model.
+        UnknownNameError: No such method, baseline, gradient, linearisation, kind of targets, site, pruner or `compat`.
+        InputError: An option out of range.
+    """
+    given = with_compat(
+        compat,
+        trace,
+        baseline=baseline,
+        linearisation=linearisation,
+        targets=targets,
+        skip_positions=skip_positions,
+        drop_positions=drop_positions,
+        max_nodes=max_nodes,
+        prune=prune,
+    )
+    pruner: Pruner = registry.get("pruners", given["prune"] or "top-k")()
+    everything = given["prune"] is None
+    options = GraphOptions(
+        linearisation=given["linearisation"],
+        targets=given["targets"],
+        logit_share=logit_share,
+        max_logits=max_logits,
+        error_targets=error_targets,
+        max_nodes=None if everything else given["max_nodes"],
+        node_threshold=None if everything else node_threshold,
+        edge_threshold=None if everything else edge_threshold,
+        top_edges=top_edges,
+        prune=given["prune"],
+        merge_pruned=merge_pruned,
+        skip_nodes=skip_nodes,
+        drop_positions=tuple(int(p) for p in given["drop_positions"]),
+        measure=measure,
+    )
+    context = make_context(
+        spliced,
+        task,
+        method=method,
+        baseline=given["baseline"],
+        gradient=gradient,
+        sites=sites,
+        skip_positions=given["skip_positions"],
+        reference=reference,
+        progress=progress,
+        options=method_options,
+    )
+    effects = run_method(context)
+    tops = logit_targets(context, options) if options.targets == "logits" else None
+    nodes = ChosenNodes(context, effects, pruner, options, tops)
+    edges = compute_edges(context, effects, nodes, options, pruner.edge_threshold(options.edge_threshold))
+    table = edges.table(nodes)
+    kept = pruner.prune(table, options.node_threshold, options.edge_threshold)
+    if options.merge_pruned:
+        table, kept = merge_into_errors(table, kept)
+    graph = build_graph(nodes, edges, table, kept)
+    measure_strongest(context, graph, options.measure)
+    graph.graph.update(provenance(context, effects))
+    graph.graph.update(
+        linearisation=options.linearisation,
+        prune=options.prune or "none",
+        options={
+            **effects.options,
+            **asdict(options),
+            "drop_positions": list(options.drop_positions),
+            "sites": list(context.spliced.sites),
+            "skip_positions": list(context.spliced.skip_positions),
+            "skip_sinks": context.spliced.skip_sinks,
+            "compat": compat,
+        },
+        kept={
+            **nodes.report(kept.nodes),
+            "edges": graph.number_of_edges(),
+            "edge_candidates": edges.candidates,
+            **kept.report,
+        },
+    )
+    return Circuit(graph)
+
+
+def trace_many(
+    spliced: SplicedModel,
+    tasks: Sequence[Task],
+    *,
+    align: Align = "position",
+    slots: Sequence[Sequence[str]] | None = None,
+    min_count: int = 1,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Circuit:
+    """Returns the circuit averaged over a set of tasks: each is traced, then all are put together by `aggregate`.
+
+    Args:
+        spliced: The model with its dictionaries.
+        tasks: Prompts, each with its metric.
+        align, slots, min_count: How nodes of different prompts are matched and which stay; see `aggregate`.
+        progress: Called with tasks done, their number and a word; returning `False` cancels.
+        **options: Passed to `trace`.
+
+    Raises:
+        InputError: There are no tasks, or they can't be aligned so.
+    """
+    circuits: list[Circuit] = []
+    for done, task in enumerate(tasks):
+        if progress is not None and progress(done, len(tasks), "tasks") is False:
+            raise CancelledError(f"Cancelled after {done} of {len(tasks)} tasks.")
+        circuits.append(trace(spliced, task, **options))
+    return aggregate(circuits, align=align, slots=slots, min_count=min_count)
+
+
+def measure_strongest(context: Context, graph: Graph, count: int) -> None:
+    """Really ablates the strongest nodes; error nodes that stand in for others are no single thing to ablate."""
+    ranked = sorted(
+        (n for n, data in graph.nodes(data=True) if data["kind"] in ("feature", "error") and "merged" not in data),
+        key=lambda n: (-abs(graph.nodes[n]["effect"]), names.sort_key(n)),
+    )[:count]
+    for node, measured in zip(ranked, measure_nodes(context, ranked), strict=True):
+        graph.nodes[node]["measured_effect"] = measured
