@@ -20,6 +20,7 @@ import torch
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.config import parse_config
 from circuitsae.dictionaries.reader import CONFIG, WEIGHTS, read_folder, save_folder
+from circuitsae.dictionaries.releases import registry_file
 from circuitsae.dictionaries.weights import MemoryWeights
 from circuitsae.errors import DictionaryError, FetchError, MissingExtraError, UnknownNameError
 from circuitsae.folders import cache_folder
@@ -106,12 +107,10 @@ def from_release(
 @cache
 def release_names() -> tuple[str, ...]:
     """Returns the names of SAELens' releases, read from its registry file; empty where it is not installed."""
-    found = importlib.util.find_spec("sae_lens")
-    for folder in (found.submodule_search_locations or ()) if found else ():
-        registry = Path(folder) / "pretrained_saes.yaml"
-        if registry.is_file():
-            return tuple(re.findall(r"^([\w.\-]+):\s*$", registry.read_text(encoding="utf-8"), flags=re.MULTILINE))
-    return ()
+    path = registry_file()
+    if path is None:
+        return ()
+    return tuple(re.findall(r"^([\w.\-]+):\s*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
 def _fetch(release: str, sae_id: str, kept: Path) -> Path | None:

@@ -185,7 +185,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             asked = json.loads(self.body)
             name = f"{asked.get('organization') or 'me'}/{asked['name']}"
             if name in hub.spaces:
-                return self._json({"error": "You already created this space repo"}, 409)
+                url = f"{hub.url}/spaces/{name}"
+                return self._json({"error": "You already created this space repo", "url": url, "name": name}, 409)
             hub.spaces[name] = Space(asked)
             return self._json({"url": f"{hub.url}/spaces/{name}", "name": name, "id": "1"})
         if path.startswith("/api/validate-yaml"):
@@ -220,7 +221,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             )
             return self._send(200, events.encode(), {"Content-Type": "text/event-stream"})
         if rest in ("variables", "secrets", "sleeptime", "hardware", "restart"):
-            space.settings.append((self.command, rest, json.loads(self.body or b"{}")))
+            asked = json.loads(self.body or b"{}")
+            space.settings.append((self.command, rest, asked))
+            if rest == "variables":
+                return self._json({asked["key"]: {"value": asked["value"], "updatedAt": "2026-01-01T00:00:00.000Z"}})
             return self._json({"stage": "BUILDING", "hardware": {"current": "cpu-basic", "requested": "cpu-basic"}})
         if rest.startswith(("tree/", "revision/")) or not rest:
             rows = [{"type": "file", "path": p, "size": len(c), "oid": _git_hash(c)} for p, c in space.files.items()]
