@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "write a saved circuit in another format",
     "compare": "show what two saved circuits share and where they differ",
     "compare": "show what two saved circuits share and where they differ",
+    "push": "put saved circuits on the Hugging Face hub, as a dataset with a card",
     "describe": "describe every feature of a model's dictionaries by a text",
     "serve": "open the app in the browser",
     "presets": "list the models and dictionaries that have a name",
