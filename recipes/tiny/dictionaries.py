@@ -191,7 +191,13 @@ def write_dictionary(folder: Path, place: Place, weights: dict[str, Tensor], tok
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"model_name": "tiny", "hook_name": place.hook_in, "prepend_bos": True, "training_tokens": tokens},
+        "metadata": {
+            "model_name": "tiny",
+            "sae_lens_version": "6.0.0",  # whose format this is; without it SAELens takes it for an older one
+            "hook_name": place.hook_in,
+            "prepend_bos": True,
+            "training_tokens": tokens,
+        },
     }
     if place.part == "transcoder":
         config["metadata"]["hook_name_out"] = place.hook_out

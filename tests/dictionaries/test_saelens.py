@@ -329,3 +329,13 @@ def test_objects_of_other_packages_are_no_saelens_objects() -> None:
     real = type("SAE", (types.SimpleNamespace,), {"__module__": "sae_lens.saes.sae"})
     derived = type("Mine", (real,), {"__module__": "my_project"})
     assert saelens.is_saelens_object(derived(cfg=1, state_dict=dict))
+
+
+SHIPPED = sorted(Path(saelens.__file__).parents[1].glob("presets/*/**/sae_weights.safetensors"))
+
+
+@pytest.mark.parametrize("weights", SHIPPED, ids=lambda p: f"{p.parents[1].name}-{p.parent.name}")
+def test_what_the_presets_ship_opens_in_sae_lens(sae_lens: Any, weights: Path) -> None:
+    sae, ours = sae_lens.SAE.load_from_disk(weights.parent), read_folder(weights.parent)
+    assert (sae.cfg.metadata.hook_name, sae.cfg.architecture()) == (ours.hook_in, ours.architecture)
+    assert saelens.from_object(sae).hook_outs == ours.hook_outs
