@@ -64,6 +64,7 @@ def add_endpoints(engine: Engine) -> None:
         edits: list[dict[str, Any]],
         patch: str = "",
         errors: str = "live",
+        attention: str = "free",
     ) -> dict[str, Any]:
         """Sets nodes of the model to other values, all at once, and returns what that really changes.
 
@@ -76,6 +77,7 @@ def add_endpoints(engine: Engine) -> None:
                 ablate (to the baseline, no value), scale, set or add.
             patch: A counterfactual prompt of as many tokens whose values ablated nodes get; empty for zero.
             errors: "live", or "frozen" to hold error nodes at their clean values.
+            attention: "free", or "frozen" to hold attention patterns at those of the unchanged prompt.
 
         Returns:
             The metric before and after, its change (effect), the KL divergence of the next-token distributions, and the
@@ -84,7 +86,7 @@ def add_endpoints(engine: Engine) -> None:
         given = locals()
 
         def work(form: Form, tick: Tick) -> dict[str, Any]:
-            found = engine.once(form, tick).intervene(edits, {"errors": errors})
+            found = engine.once(form, tick).intervene(edits, {"errors": errors, "attention": attention})
             effect = found["metric_after"] - found["metric_before"]
             return {name: found[name] for name in ("metric_before", "metric_after", "kl", "next")} | {"effect": effect}
 

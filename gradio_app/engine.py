@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitsae.errors import CircuitsaeError, GraphFileError, InputError, TaskError
 from circuitsae.graph.circuit import Circuit
+from circuitsae.labels import LabelStore, label_circuit, preset_labels
 from circuitsae.presets import find_preset, is_present
 from gradio_app import cards, comparing, measuring
 from gradio_app.forms import Form, one_token, problems, read_form
@@ -38,6 +39,7 @@ class Engine:
         self._loading: dict[str, str] = {}
         self._failed: dict[str, str] = {}
         self._load = threading.Lock()
+        self._labels: dict[str, LabelStore | None] = {}
         self._contexts: OrderedDict[tuple[str, str], measuring.Measured] = OrderedDict()
 
     # --- models ---
@@ -133,6 +135,8 @@ class Engine:
         metric, options = about.get("metric") or {}, about.get("options") or {}
         if metric.get("name") not in ("logit", "logit-diff") or not isinstance(metric.get("answer"), str):
             return None
+        if metric.get("position") not in (None, len(about.get("tokens", [])) - 1):
+            return None  # the form asks about the last position
         given = {
             "preset": about.get("preset", ""),
             "prompt": about.get("prompt"),
@@ -163,7 +167,11 @@ class Engine:
 
         spliced, form = self.asked(form, tick)
         tick(0, 0, "Tracing")
-        return form, cs.trace(spliced, form.task(), progress=tick, **form.options())
+        circuit = cs.trace(spliced, form.task(), progress=tick, **form.options())
+        store = self.labels(form.preset)
+        if store is not None:
+            label_circuit(circuit, store)
+        return form, circuit
 
     def asked(self, form: Form, tick: Tick) -> "tuple[SplicedModel, Form]":
         """Returns the model of a form, and the form with its answers as that model reads them.
@@ -263,8 +271,18 @@ class Engine:
         entry = self.store.get(id)
         if entry.form is None or key not in entry.circuit.graph:
             return []
-        spliced = self._models.get(entry.form.preset)
-        return [] if spliced is None else cards.card_sections(spliced, entry.circuit, key)
+        spliced, store = self._models.get(entry.form.preset), self.labels(entry.form.preset)
+        return cards.card_sections(spliced, store, entry.circuit, key)
+
+    def labels(self, preset: str) -> LabelStore | None:
+        """Returns the labels that come with a preset, `None` where there are none or they can't be read."""
+        if preset not in self._labels:
+            try:
+                self._labels[preset] = preset_labels(preset)
+            except CircuitsaeError as error:
+                log.warning("The labels of the preset %r can't be used: %s", preset, error)
+                self._labels[preset] = None
+        return self._labels[preset]
 
     def presets_here(self) -> list[tuple[str, str]]:
         """Returns the presets that may be chosen, each with words for it."""

@@ -9,7 +9,7 @@ from circuitsae.errors import UnknownNameError
 from circuitsae.export.page import circuit_page
 from circuitsae.graph.circuit import Circuit
 from gradio_app.forms import Form
-from gradio_app.measuring import read_edits
+from gradio_app.measuring import WAYS, read_edits
 
 FORMATS = ("json", "graphml", "gexf", "csv", "dot", "html", "python")
 
@@ -61,13 +61,13 @@ def python_program(circuit: Circuit, form: Form | None, shown: Mapping[str, Any]
     ]
     edits = read_edits(list(shown.get("edits") or []))
     if edits:
-        errors = (shown.get("options") or {}).get("errors", "live")
+        ways = "".join(f", {name}='frozen'" for name in WAYS if (shown.get("options") or {}).get(name) == "frozen")
         lines += [
             "",
             "edits = [",
             *(f"    cs.{_written(edit)}," for edit in edits),
             "]",
-            f"result = cs.intervene(spliced, task, edits, errors={errors!r}, circuit=circuit)",
+            f"result = cs.intervene(spliced, task, edits{ways}, circuit=circuit)",
             'print(f"metric {result.metric_before:.4g} -> {result.metric_after:.4g}, effect {result.effect:+.4g}")',
             "print(result.top_tokens(5))",
         ]

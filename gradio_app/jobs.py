@@ -67,9 +67,10 @@ class Jobs:
         self._lock = threading.Lock()
 
     def cancel(self, owner: str) -> int:
-        """Asks all work of an owner to stop, and returns how many pieces there are."""
+        """Asks all work of an owner, and of those under its name (`owner/...`), to stop; returns how many pieces."""
         with self._lock:
-            stops = list(self._stops.get(owner, ()))
+            names = [name for name in self._stops if name == owner or name.startswith(f"{owner}/")]
+            stops = [stop for name in names for stop in self._stops[name]]
         for stop in stops:
             stop.set()
         return len(stops)

@@ -12,6 +12,7 @@ from circuitsae.attribution.effects import make_context
 from circuitsae.attribution.exact import ablating_edit, measure
 from circuitsae.errors import CancelledError, InputError, UnknownNameError
 from circuitsae.graph.circuit import Circuit
+from circuitsae.interventions.freezing import frozen_hooks
 from circuitsae.model.edits import run_edited
 from circuitsae.model.masks import FeatureMask, Masks, VectorMask, run_masked
 from circuitsae.model.runs import Readout, forward
@@ -22,6 +23,7 @@ from gradio_app.jobs import Tick
 if TYPE_CHECKING:
     from circuitsae.attribution.effects import Context
 
+WAYS = {"errors": ("live", "frozen"), "attention": ("free", "frozen")}
 OPERATIONS = ("ablate", "scale", "set", "add")
 MAX_EDITS = 500
 TOKENS = 8
@@ -59,21 +61,23 @@ class Measured:
         self, spliced: SplicedModel, task: Task, keys: Sequence[str] = (), circuit: Circuit | None = None
     ) -> None:
         baseline = None if circuit is None else circuit.graph.graph.get("baseline")
-        self.context: Context = make_context(
-            spliced, task, method="ablation", baseline=baseline if baseline in ("zero", "patch") else None
-        )
+        self._baseline = baseline if baseline in ("zero", "patch") else None
+        self.context: Context = make_context(spliced, task, method="ablation", baseline=self._baseline)
         self.spliced, self.task = spliced, task
         self.keys = list(keys)
+        self._hooks: list[Any] | None = None
         kinds = [] if circuit is None else circuit.graph.nodes(data="kind")
         self._valued = [key for key, kind in kinds if kind in ("feature", "error", "token")]
 
     def intervene(self, edits: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Sets nodes to other values, all at once, and returns what that changes, JSON-able."""
         errors = options.get("errors", "live")
-        if errors not in ("live", "frozen"):
-            raise UnknownNameError("way to treat errors", errors, ("live", "frozen"))
+        if errors not in WAYS["errors"]:
+            raise UnknownNameError("way to treat errors", errors, WAYS["errors"])
         context = self.context
-        compiled = [e for given in read_edits(edits) for e in interventions.compile_edits(context, given)]
+        extra = self._frozen(options.get("attention", "free"))
+        given = read_edits(edits)
+        compiled = [e for one in given for e in interventions.compile_edits(context, one, extra=extra)]
         edited = run_edited(
             context.spliced,
             context.run,
@@ -81,6 +85,7 @@ class Measured:
             compiled,
             1,
             errors_frozen=errors == "frozen",
+            extra=extra,
             want_values=True,
         )
         result = interventions.result_of(context, edited, 0, self._valued)
@@ -93,6 +98,17 @@ class Measured:
             "after": [_short(after.get(key)) for key in self.keys],
             "next": _next_tokens(result),
         }
+
+    def _frozen(self, attention: Any) -> list[Any]:
+        """Returns the hooks that hold attention patterns at the clean run's, made at first use."""
+        if attention not in WAYS["attention"]:
+            raise UnknownNameError("way to treat attention", attention, WAYS["attention"])
+        if attention == "free":
+            return []
+        if self._hooks is None:
+            spliced, run = self.context.spliced, self.context.run
+            self._hooks = frozen_hooks(spliced, run, attention="frozen", normalisation="free")
+        return self._hooks
 
     def effects(self, keys: Sequence[str], tick: Tick) -> Iterator[dict[str, float]]:
         """Yields the measured effects of ablating nodes one at a time, a few at once."""
@@ -185,29 +201,12 @@ class Measured:
     def continuation(self, edits: Any, options: dict[str, Any], tick: Tick, length: int = 12) -> dict[str, Any]:
         """Returns the likeliest continuation, token by token, without and with the edits held."""
         given = read_edits(edits)
-        frozen = options.get("errors") == "frozen"
-        if frozen:
-            raise InputError("A continuation is made with live errors: frozen ones have values for the prompt only.")
-        found = {}
-        for name, held in (("before", []), ("after", given)):
-            ids = list(self.context.task.tokens)
-            for step in range(length):
-                if not tick(step + (length if name == "after" else 0), 2 * length, "tokens written"):
-                    raise CancelledError("Cancelled while the model was writing.")
-                ids.append(self._next(ids, held))
-            vocabulary = self.spliced.vocabulary
-            found[name] = [vocabulary.string(i) for i in ids[len(self.context.task.tokens) :]]
-        return found
-
-    def _next(self, ids: Sequence[int], edits: Sequence[interventions.Intervention]) -> int:
-        task = Task(list(ids), metric=self.task.metric)
-        context = make_context(self.spliced, task, method="ablation", baseline="zero")
-        if not edits:
-            return int(context.run.logits[-1].argmax())
-        # What a node is set to is what it is set to on the prompt itself, the patch prompt's value included.
-        compiled = [e for given in edits for e in interventions.compile_edits(self.context, given)]
-        edited = run_edited(self.spliced, context.run, context.readout, compiled, 1)
-        return int(edited.logits[0, -1].argmax())
+        if "frozen" in (options.get("errors"), options.get("attention")):
+            raise InputError("The model writes on with nothing frozen: what is frozen has values for the prompt only.")
+        made = interventions.generate(
+            self.spliced, self.task, given, max_new_tokens=length, baseline=self._baseline, progress=tick
+        )
+        return {"before": list(made.before[0].strings), "after": list(made.after[0].strings)}
 
 
 def likeliest(spliced: SplicedModel, prompt: str) -> str:

@@ -18,7 +18,9 @@ MODEL_EVENTS: dict[str, Any] = {
     "show_progress": "hidden",
     "concurrency_id": "model",
     "concurrency_limit": 16,
+    "trigger_mode": "multiple",  # a question asked while an answer is coming in is not to be dropped
 }
+TRACE_EVENTS: dict[str, Any] = {**MODEL_EVENTS, "trigger_mode": "once"}
 
 
 def build_page(engine: Engine) -> gr.Blocks:
@@ -68,7 +70,7 @@ def build_page(engine: Engine) -> gr.Blocks:
         outputs = [view, *fields]
         gr.on(
             [go.click, prompt.submit, answer.submit, foil.submit, patch.submit],
-            actions.trace, fields, outputs, validator=actions.check, api_name="page_trace", **MODEL_EVENTS,
+            actions.trace, fields, outputs, validator=actions.check, api_name="page_trace", **TRACE_EVENTS,
         )  # fmt: skip
         demo.load(actions.restore, None, outputs, api_name="page_restore", **MODEL_EVENTS)
         filled = example.input(
@@ -88,6 +90,7 @@ def build_page(engine: Engine) -> gr.Blocks:
         view.halt(actions.halt, None, None, api_visibility="private", queue=False)
         stop.click(actions.cancel, None, None, api_visibility="private", queue=False)
         dark.click(None, None, None, js="() => CircuitApp.toggleDark()", api_visibility="private")
+        demo.unload(actions.cancel)  # whoever has gone away wants no answer
         add_endpoints(engine)
     return demo
 

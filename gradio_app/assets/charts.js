@@ -82,7 +82,7 @@ function heatmap(circuit, columns, { chosen, onSelect }) {
     if (!cell) return td;
     const { key, value } = cell;
     const known = Number.isFinite(value);
-    const box = make("button", { type: "button", class: `cw-cell ${value > 0 ? "cw-down" : "cw-up"}${key === chosen ? " cw-chosen" : ""}`, "aria-label": `${column.title} at ${circuit.tokens[p]}, ${p}: ${format(value, true)}`, title: `${column.title} @${p}: ${format(value, true)}`, text: known ? shortNumber(value) : "\u00b7", on: { click: () => onSelect(key) } });
+    const box = make("button", { type: "button", class: `cw-cell ${value > 0 ? "cw-down" : "cw-up"}${key === chosen ? " cw-chosen" : ""}`, "aria-label": `${column.title} at ${visible(circuit.tokens[p])}, ${p}: ${known ? shortNumber(value) : "\u00b7"}`, title: `${column.title} @${p}: ${format(value, true)}`, text: known ? shortNumber(value) : "\u00b7", on: { click: () => onSelect(key) } });
     if (known) box.style.setProperty("--share", `${Math.round(8 + 72 * Math.sqrt(Math.abs(value) / most))}%`);
     td.append(box);
     return td;

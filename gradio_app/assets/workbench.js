@@ -25,7 +25,8 @@ class Workbench {
     this.wire = wire;
     this.basket = new Basket();
     this.results = new Map();
-    this.options = { errors: "live" };
+    this.questions = new Map(); // what was asked under each number
+    this.options = { errors: "live", attention: "free" };
     this.tab = "next";
     this.seq = 0;
     this.flying = null;
@@ -102,6 +103,7 @@ class Workbench {
   // --- what is shown ---
 
   async show(shown) {
+    if (this.view && this.shown.id === shown.id) return; // told again, with something else that changed
     const token = (this.loading = {});
     this.complain("");
     let found;
@@ -117,7 +119,8 @@ class Workbench {
     this.colours = found.colours;
     this.basket = new Basket();
     this.results.clear();
-    this.flying = null;
+    this.questions.clear();
+    this.flying = this.result = null;
     this.measured = new Map();
     this.measuring = null;
     this.faithful = this.written = null;
@@ -152,7 +155,7 @@ class Workbench {
   restore(state) {
     const { view } = state;
     if (view && typeof view === "object") this.view.setState(view);
-    if (state.options && (state.options.errors === "frozen" || state.options.errors === "live")) this.options.errors = state.options.errors;
+    for (const name of Object.keys(this.options)) if (state.options && state.options[name] === "frozen") this.options[name] = "frozen";
     const edits = cleanEdits(this.view.circuit, state.basket);
     if (TABS.some(([id]) => id === state.tab)) this.tab = state.tab;
     if (edits.length && this.shown.form) {
@@ -271,32 +274,33 @@ class Workbench {
   request() {
     if (this.flying) return; // its answer asks for what is wanted then
     const name = this.name();
-    this.flying = { name, seq: this.send("intervene", { edits: this.basket.edits, errors: this.options.errors }) };
+    const seq = this.send("intervene", { edits: this.basket.edits, ...this.options });
+    this.questions.set(seq, name);
+    this.flying = { name, seq };
     const { flying } = this;
     setTimeout(() => {
       if (this.flying !== flying) return;
-      this.flying = null;
-      this.complain("There is no answer yet: the app may be busy, or the connection lost.", () => this.carryOut());
+      this.flying = null; // should its answer come after all, it is taken
+      if (!this.result && this.basket.edits.length) this.complain("There is no answer yet: the app may be busy, or the connection lost.", () => this.carryOut());
       this.renderBasket();
     }, PATIENCE);
     this.renderBasket();
   }
 
   answered(overlay) {
-    if (!this.flying || overlay.seq !== this.flying.seq || overlay.id !== this.shown.id) return;
-    const { name } = this.flying;
-    this.flying = null;
-    if (overlay.error) {
-      if (name === this.name()) {
-        this.complain(overlay.error);
-        this.renderBasket();
-      } else this.request();
-      return;
+    const name = this.questions.get(overlay.seq);
+    if (name === undefined || overlay.id !== this.shown.id) return;
+    this.questions.delete(overlay.seq);
+    if (this.flying && this.flying.seq === overlay.seq) this.flying = null;
+    if (!overlay.error) {
+      this.results.set(name, overlay);
+      if (this.results.size > 60) this.results.delete(this.results.keys().next().value);
     }
-    this.results.set(name, overlay);
-    if (this.results.size > 60) this.results.delete(this.results.keys().next().value);
-    if (name === this.name()) this.apply(overlay);
-    else if (this.basket.edits.length && !this.results.has(this.name())) this.request();
+    if (name === this.name()) {
+      this.complain(overlay.error || "");
+      if (overlay.error) this.renderBasket();
+      else this.apply(overlay);
+    } else if (this.basket.edits.length && !this.results.has(this.name())) this.request();
   }
 
   marks() {
@@ -308,7 +312,7 @@ class Workbench {
     this.result = edits.length ? result : null;
     if (!this.result) this.view.setOverlay(this.colours.length ? { modes: this.colours } : null);
     else this.view.setOverlay({ before: result.before, after: result.after, marks: this.marks() });
-    if (this.result && edits.length === 1 && edits[0].op === "ablate" && this.options.errors === "live") {
+    if (this.result && edits.length === 1 && edits[0].op === "ablate" && this.options.errors === "live" && this.options.attention === "free") {
       const value = result.metric_after - result.metric_before;
       this.measured.set(edits[0].key, value);
       this.view.setMeasured({ [edits[0].key]: value });
@@ -342,15 +346,20 @@ class Workbench {
     const undo = button("Undo", "Undo (Z)", () => this.move(-1), { disabled: !this.basket.canUndo, class: "cg-small-button" });
     const redo = button("Redo", "Redo (Shift Z)", () => this.move(1), { disabled: !this.basket.canRedo, class: "cg-small-button" });
     const clear = button("Clear", "Put everything back", () => this.clear(), { disabled: !edits.length, class: "cg-small-button" });
-    const errors = make("select", { "aria-label": "Error nodes", title: "Error nodes in the changed run: computed anew, or held at what they were", on: { change: () => ((this.options.errors = errors.value), this.carryOut()) } }, ...["live", "frozen"].map((value) => make("option", { value, text: `errors ${value}` })));
-    errors.value = this.options.errors;
+    const way = (name, label, words, ways) => {
+      const select = make("select", { "aria-label": label, title: words, on: { change: () => ((this.options[name] = select.value), this.carryOut()) } }, ...ways.map((value) => make("option", { value, text: `${name} ${value}` })));
+      select.value = this.options[name];
+      return select;
+    };
+    const errors = way("errors", "Error nodes", "Error nodes in the changed run: computed anew, or held at what they were", ["live", "frozen"]);
+    const attention = way("attention", "Attention", "Attention patterns in the changed run: computed anew, or held at what they were", ["free", "frozen"]);
     const chips = edits.slice(0, 40).map((edit) => {
       const i = circuit.row.get(edit.key);
       const place = circuit.position[i] >= 0 ? ` ${quoted(cut(circuit.tokenAt(i), 12))}` : "";
       return make("span", { class: "cw-edit" }, make("button", { type: "button", class: "cw-edit-name", title: edit.key, on: { click: () => this.view.select([edit.key]) } }, make("b", { text: circuit.name(i) }), make("span", { class: "cg-soft", text: circuit.kind[i] === "token" ? "" : place }), make("span", { text: ` ${editText(edit)}` })), button("close", `Take ${circuit.name(i)} out`, () => (this.basket.remove(edit.key), this.carryOut()), { class: "cg-quiet" }));
     });
     if (edits.length > 40) chips.push(make("span", { class: "cg-soft", text: `and ${edits.length - 40} more` }));
-    const line = make("div", { class: "cw-basket-line" }, make("h2", { text: "Interventions" }), ...(chips.length ? chips : [make("span", { class: "cg-soft", text: "None yet: select a node and press Ablate." })]), make("span", { class: "cw-tools" }, errors, undo, redo, clear));
+    const line = make("div", { class: "cw-basket-line" }, make("h2", { text: "Interventions" }), ...(chips.length ? chips : [make("span", { class: "cg-soft", text: "None yet: select a node and press Ablate." })]), make("span", { class: "cw-tools" }, errors, attention, undo, redo, clear));
     const parts = [line];
     const sayings = {};
     if (edits.length) {
@@ -364,7 +373,7 @@ class Workbench {
         number("measured", this.result ? format(measured, true) : waiting, "cw-measured", "By really running the model with all changes at once"),
         this.result ? number(gapName, format(gap, true), "cw-gap", edits.length > 1 ? "Measured minus the sum of the predictions: what the changes do only together, and what is not linear" : "Measured minus predicted: how far the metric is from linear on the way") : null,
         this.result ? number("KL", format(this.result.kl), "cw-kl", "Divergence of the next-token distribution from what it was, in nats") : null));
-      for (const edit of edits) sayings[edit.key] = `In the basket: ${editText(edit)}. Predicted ${format(predictEdit(circuit, edit), true)}${this.result ? `, measured ${format(measured, true)}${edits.length > 1 ? ` with the other ${edits.length - 1}` : ""}.` : busy ? `, ${waiting}` : "."}`;
+      for (const edit of edits) sayings[edit.key] = { op: edit.op, value: edit.value, text: `In the basket: ${editText(edit)}. Predicted ${format(predictEdit(circuit, edit), true)}${this.result ? `, measured ${format(measured, true)}${edits.length > 1 ? ` with the other ${edits.length - 1}` : ""}.` : busy ? `, ${waiting}` : "."}` };
     }
     this.strip.replaceChildren(...parts);
     this.view.setSayings(sayings);
@@ -403,7 +412,7 @@ class Workbench {
     const parts = [rows.length ? tokenTable(rows) : make("p", { class: "cg-soft", text: "This circuit does not say the model's next tokens." })];
     if (!this.shown.form) return parts;
     const write = button("Let the model write on", "Twelve tokens, each the likeliest, before and after the interventions", () => {
-      this.send("continuation", { edits: this.basket.edits, errors: this.options.errors });
+      this.send("continuation", { edits: this.basket.edits, ...this.options });
       this.say("The model is writing");
     });
     const written = make("div", { class: "cw-written" }, write);
@@ -430,7 +439,18 @@ class Workbench {
     for (const [key, value] of Object.entries(found.values)) this.measured.set(key, value);
     this.view.setMeasured(found.values);
     this.measuring = found.over ? null : { ...this.measuring, done: found.done };
-    if (["scatter", "effects"].includes(this.tab)) this.fill();
+    const shown = this.pane.querySelector(".cw-measuring");
+    if (!["scatter", "effects"].includes(this.tab)) return;
+    if (found.over || !shown) return this.fill();
+    // Only what is new is replaced: the button beside it is to stay where the pointer is.
+    shown.firstChild.value = found.done;
+    shown.children[1].textContent = this.measuringText();
+    const old = this.pane.querySelector(".cw-scatter");
+    if (old && !old.contains(document.activeElement)) old.replaceWith(this.scatterPicture());
+  }
+
+  measuringText() {
+    return `${this.measuring.done} of ${this.measuring.total} measured`;
   }
 
   /** A button that measures, or how far that is, with Cancel. */
@@ -438,31 +458,38 @@ class Workbench {
     const missing = keys.filter((key) => !this.measured.has(key)).length;
     if (this.measuring) {
       const { done, total } = this.measuring;
-      return make("span", { class: "cw-measuring" }, make("progress", { max: total, value: done, "aria-label": "Nodes measured" }), make("span", { text: `${done} of ${total} measured` }), button("Cancel", "Stop measuring", () => this.wire.trigger("halt"), { class: "cg-small-button" }));
+      return make("span", { class: "cw-measuring" }, make("progress", { max: total, value: done, "aria-label": "Nodes measured" }), make("span", { text: this.measuringText() }), button("Cancel", "Stop measuring", () => this.wire.trigger("halt"), { class: "cg-small-button" }));
     }
     if (!missing || !this.shown.form) return null;
     return button(text(missing), "Ablates each by itself and runs the model", () => this.measure(keys), { class: "cg-main-button" });
   }
 
-  scatterPane() {
+  points() {
     const { circuit } = this.view;
-    const points = [...this.measured].filter(([key]) => circuit.row.has(key)).map(([key, y]) => {
+    return [...this.measured].filter(([key]) => circuit.row.has(key)).map(([key, y]) => {
       const i = circuit.row.get(key);
       return { key, x: circuit.effect[i], y, kind: circuit.kind[i], name: `${circuit.name(i)} ${circuit.place(i)}` };
     }).filter(({ x, y }) => Number.isFinite(x) && Number.isFinite(y));
+  }
+
+  scatterPicture() {
+    return scatter(this.points(), { chosen: this.view.selection()[0], onSelect: (key) => this.view.select([key]) });
+  }
+
+  scatterPane() {
+    const points = this.points();
     const keys = this.strongest(MEASURED);
     const measure = this.measureButton(keys, (n) => (n === keys.length ? `Measure the ${n} strongest` : `Measure ${n} more of the ${keys.length} strongest`));
-    if (!points.length) return [make("p", { class: "cw-lead", text: "Every effect in the drawing is predicted. Measure the strongest nodes to see how well the predictions hold." }), measure];
+    if (!points.length && !this.measuring) return [make("p", { class: "cw-lead", text: "Every effect in the drawing is predicted. Measure the strongest nodes to see how well the predictions hold." }), measure];
     const r = correlation(points.map(({ x, y }) => [x, y]));
     const agree = points.filter(({ x, y }) => x * y > 0).length;
     const worst = points.slice().sort((a, b) => Math.abs(b.y - b.x) - Math.abs(a.y - a.x)).slice(0, 6);
-    const [chosen] = this.view.selection();
     const side = make("div", { class: "cw-side" },
       make("p", { class: "cw-lead" }, make("b", { text: `r = ${format(r)}` }), ` over ${plural(points.length, "node")}; the sign is right for ${agree}.`),
       measure,
       make("h3", { text: "Furthest from the line" }),
-      make("ul", { class: "cg-list" }, ...worst.map(({ key, name, x, y }) => make("li", {}, make("button", { type: "button", class: "cw-row", "aria-label": `Select ${name}`, on: { click: () => this.view.select([key]) } }, make("b", { text: cut(name, 40) }), make("span", { class: "cg-number", text: `${format(x, true)} \u2192 ${format(y, true)}` }))))));
-    return [make("div", { class: "cw-columns" }, scatter(points, { chosen, onSelect: (key) => this.view.select([key]) }), side)];
+      make("ul", { class: "cg-list" }, ...worst.map(({ key, name, x, y }) => make("li", {}, make("button", { type: "button", class: "cw-row", title: `Select ${name}`, on: { click: () => this.view.select([key]) } }, make("b", { text: cut(name, 40) }), make("span", { class: "cg-number", text: `${format(x, true)} \u2192 ${format(y, true)}` }))))));
+    return [make("div", { class: "cw-columns" }, this.scatterPicture(), side)];
   }
 
   effectsPane() {

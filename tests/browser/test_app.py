@@ -21,7 +21,7 @@ HOSTILE = "<img src=x onerror='window.ran=1'>${window.ran=1}{{window.ran=1}}</sc
 def picture(app: App, name: str) -> None:
     """Leaves a picture for the docs where the environment names a folder."""
     if PICTURES:
-        app.picture(Path(PICTURES) / f"{name}.png")
+        app.page.screenshot(path=Path(PICTURES) / f"{name}.png", full_page=True)
 
 
 def test_the_first_minute(app: App) -> None:
@@ -86,7 +86,8 @@ def test_several_nodes_scaled_set_and_added(app: App) -> None:
     first, second, third = app.strongest(3)
     app.node(first).click(force=True)
     app.page.locator(".cg-intervene input[type=range]").fill("0.5")
-    app.page.locator(".cg-intervene input[type=range]").dispatch_event("change")
+    app.wait("app.basket.edits.length === 1")
+    assert app.page.get_by_label("Scale by").input_value() == "0.5"
     app.node(second).click(force=True)
     app.page.get_by_label("How to change it").select_option("set")
     app.page.get_by_label("Set to").fill("3")
@@ -171,14 +172,13 @@ def test_predictions_are_checked_and_a_point_selects_its_node(app: App) -> None:
 
 
 def test_measuring_can_be_stopped(app: App) -> None:
-    app.trace("When Mary and John went to the store, John gave a drink to", " Mary", " John")
     app.ask("app.measure(view.circuit.choosable.map((i) => view.circuit.key[i]))")
     app.tab("Predicted vs measured")
-    app.wait("app.measured.size > 0")
-    app.page.get_by_role("button", name="Stop measuring").or_(app.page.get_by_title("Stop measuring")).first.click()
+    app.wait("app.measured.size > 16")  # so many are measured in what ships
+    app.page.get_by_title("Stop measuring").click()
     app.wait("!app.measuring")
     measured = app.ask("app.measured.size")
-    assert 0 < measured < app.ask("view.circuit.choosable.length")
+    assert 16 < measured < app.ask("view.circuit.choosable.length")
     app.page.wait_for_timeout(600)
     assert app.ask("app.measured.size") == measured
 
@@ -193,8 +193,10 @@ def test_the_pinned_set_is_measured_against_random_ones(app: App) -> None:
 
 
 def test_two_prompts_are_one_graph(app: App) -> None:
+    app.trace("The keys to the cabinet", " are", " is")
+    first = app.ask("app.shown.id")
     app.tab("Compare")
-    app.page.get_by_label("Second prompt").fill("When Mary and John went to the store, Mary gave a drink to")
+    app.page.get_by_label("Second prompt").fill("The key to the cabinet")
     app.page.keyboard.press("Enter")
     app.wait("app.shown.comparesWith")
     app.settle()
@@ -202,9 +204,9 @@ def test_two_prompts_are_one_graph(app: App) -> None:
     counts = [int(text.split()[0]) for text in app.page.locator(".cw-counts li").all_inner_texts()]
     assert sum(counts) == app.ask("view.circuit.choosable.length") and all(counts)
     assert [app.page.locator(f".cg-stage .cg-k{k}").count() > 0 for k in range(3)] == [True] * 3
-    assert app.page.get_by_role("button", name="Ablate").count() == 0
+    assert app.page.get_by_role("button", name="Ablate", exact=True).count() == 0
     app.page.get_by_role("button", name="Back to A").click()
-    app.wait("app.shown.id === 'shipped-tiny'")
+    app.wait(f"app.shown.id === {json.dumps(first)}")
 
 
 def test_the_model_writes_on_before_and_after(app: App) -> None:
@@ -327,7 +329,7 @@ def test_every_width_in_light_and_dark(open_app: OpenApp, width: int, theme: str
     # Nothing is wider than the window, and the drawing has room.
     assert app.page.evaluate("document.documentElement.scrollWidth") <= width
     box = app.page.locator(".cg-stage").bounding_box()
-    assert box["width"] >= min(width - 30, 560) and box["height"] >= 300
+    assert box["width"] >= min(width - 40, 560) and box["height"] >= 300
     key = app.strongest()[0]
     app.ask(f"view.select([{json.dumps(key)}])")
     app.settle()

@@ -206,9 +206,12 @@ def test_the_controller_tells_of_selection_pins_groups_and_interventions(
     opened.node(strongest[0]).click(force=True)
     opened.page.keyboard.press("p")
     opened.page.keyboard.press("a")
-    opened.page.get_by_label("Scale by").first.fill("0.5")
+    opened.page.get_by_label("Scale slider").fill("0.5")
     opened.page.get_by_role("spinbutton").fill("-1")
     opened.page.keyboard.press("Tab")
+    opened.page.get_by_label("How to change it").select_option("set")
+    opened.page.get_by_label("Set to").fill("4")
+    opened.page.keyboard.press("Enter")
     opened.call("view.group('g', a);", strongest[:2])
     heard = opened.page.evaluate("() => window.heard")
     assert ["select", {"keys": [strongest[0]]}] in heard and ["pins", {"keys": [strongest[0]]}] in heard
@@ -217,6 +220,7 @@ def test_the_controller_tells_of_selection_pins_groups_and_interventions(
         {"keys": [strongest[0]], "op": "ablate", "value": None},
         {"keys": [strongest[0]], "op": "scale", "value": 0.5},
         {"keys": [strongest[0]], "op": "scale", "value": -1},
+        {"keys": [strongest[0]], "op": "set", "value": 4},
     ]
     assert any(kind == "groups" and detail["groups"][0]["name"] == "g" for kind, detail in heard)
     # Changes in quick succession are told once.

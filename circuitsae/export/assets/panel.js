@@ -3,6 +3,10 @@
 const FIRST_EDGES = 8;
 const SCALES = ["0", "0.5", "1", "1.5", "2"];
 
+function nameOf(control) {
+  return control.getAttribute("aria-label") || control.textContent;
+}
+
 class Panel {
   constructor(view) {
     this.view = view;
@@ -22,12 +26,15 @@ class Panel {
     else parts = this.node(items[0]);
     const top = this.shownFor === items.join() ? this.body.scrollTop : 0;
     const focused = this.body.contains(document.activeElement);
+    const name = focused && this.shownFor === items.join() ? nameOf(document.activeElement) : null;
     this.shownFor = items.join();
     this.view.root.classList.toggle("cg-has-selection", items.length > 0);
     this.body.replaceChildren(...parts.flat().filter(Boolean));
     this.body.scrollTop = top;
-    // What had the focus is gone with the old contents: reading goes on at their title.
-    if (focused) this.body.querySelector("h2").focus({ preventScroll: true });
+    if (!focused) return;
+    // What had the focus is gone with the old contents: it goes to its like, else reading goes on at their title.
+    const like = name && [...this.body.querySelectorAll("button, input, select")].find((other) => nameOf(other) === name);
+    (like || this.body.querySelector("h2")).focus({ preventScroll: true });
   }
 
   title(text, under, ...tools) {
@@ -114,11 +121,13 @@ class Panel {
     const ask = (op, value) => view.emit("intervene", { keys: nodes.map((i) => circuit.key[i]), op, value });
     // Error nodes and tokens are vectors: they can be scaled, but set to one number only where it is 0.
     const features = nodes.every((i) => circuit.kind[i] === "feature");
-    const number = make("input", { type: "number", step: "any", value: "1", "aria-label": "Scale by" });
-    const range = make("input", { type: "range", min: 0, max: 2, step: 0.05, value: 1, list: `${view.id}-scales`, "aria-label": "Scale by", on: { input: () => (number.value = range.value), change: () => ask("scale", Number(range.value)) } });
-    const ticks = make("datalist", { id: `${view.id}-scales` }, ...SCALES.map((value) => make("option", { value })));
-    const way = make("select", { "aria-label": "How to change it" }, ...[["scale", "\u00d7"], ["set", "="], ["add", "+"]].map(([value, text]) => make("option", { value, text })));
+    const said = nodes.length === 1 ? view.sayings.get(circuit.key[nodes[0]]) : null;
+    const op = said && said.op && said.op !== "ablate" ? said.op : "scale";
     const names = { scale: "Scale by", set: "Set to", add: "Add" };
+    const number = make("input", { type: "number", step: "any", value: said && op === said.op ? said.value : 1, "aria-label": names[op] });
+    const range = make("input", { type: "range", min: 0, max: 2, step: 0.05, value: op === "scale" ? number.value : 1, list: `${view.id}-scales`, "aria-label": "Scale slider", hidden: op !== "scale", on: { input: () => (number.value = range.value), change: () => ask("scale", Number(range.value)) } });
+    const ticks = make("datalist", { id: `${view.id}-scales` }, ...SCALES.map((value) => make("option", { value })));
+    const way = make("select", { "aria-label": "How to change it" }, ...[["scale", "\u00d7"], ["set", "="], ["add", "+"]].map(([value, text]) => make("option", { value, text, selected: value === op })));
     way.addEventListener("change", () => {
       range.hidden = way.value !== "scale";
       number.setAttribute("aria-label", names[way.value]);
@@ -132,14 +141,8 @@ class Panel {
     });
     const ablate = button(nodes.length > 1 ? `Ablate all ${nodes.length}` : "Ablate", "Ablate (A)", () => ask("ablate"), { class: "cg-main-button" });
     const sign = features ? way : make("span", { text: "\u00d7" });
-    return make("div", { class: "cg-intervene" }, ablate, make("div", { class: "cg-amount" }, sign, range, number), ticks, this.said(nodes));
-  }
-
-  /** What the host says of the interventions on these nodes. */
-  said(nodes) {
-    const { view } = this;
-    const lines = nodes.length === 1 ? view.sayings.get(view.circuit.key[nodes[0]]) : null;
-    return lines ? make("p", { class: "cg-saying", text: lines }) : null;
+    const saying = said ? make("p", { class: "cg-saying", text: said.text }) : null;
+    return make("div", { class: "cg-intervene" }, ablate, make("div", { class: "cg-amount" }, sign, range, number), ticks, saying);
   }
 
   /** What the host knows of a node besides: titled sections of text, chips or marked contexts. */
