@@ -14,6 +14,8 @@ from circuitsae.errors import CancelledError, CircuitsaeError, InputError
 
 pytest.importorskip("gradio", reason="the app needs the extra 'app'")
 
+from circuitsae.labels import Context, Description, Mapped
+from gradio_app.cards import card_sections, logit_tokens
 from gradio_app.engine import Engine
 from gradio_app.exporting import FORMATS, export_files, python_program
 from gradio_app.forms import Form, one_token, read_form
@@ -185,9 +187,13 @@ def test_read_edits_gives_the_librarys_own() -> None:
 
 def test_the_card_names_tokens_that_the_decoder_row_promotes(engine: Engine, entry: Entry) -> None:
     key = entry.circuit.strongest(1, kind="feature")[0]
-    sections = engine.card(entry.id, key)
-    assert [s["title"] for s in sections][:2] == ["Promotes", "Suppresses"]
-    assert all(value > 0 for _, value in sections[0]["tokens"]) and all(v < 0 for _, v in sections[1]["tokens"])
+    sections = {section["title"].split(",")[0]: section for section in engine.card(entry.id, key)}
+    assert {"Promotes", "Suppresses"} <= set(sections)
+    assert all(value > 0 for _, value in sections["Promotes"]["tokens"])
+    assert all(value < 0 for _, value in sections["Suppresses"]["tokens"])
+    node = entry.circuit[key]
+    promoted, _ = logit_tokens(engine.spliced("tiny"), node["site"], node["index"])
+    assert {text for text, _ in promoted[:3]} <= {text for text, _ in sections["Promotes"]["tokens"]}
     assert engine.card(entry.id, "token@1") == [] and engine.card(entry.id, "no such node") == []
 
 
@@ -240,6 +246,22 @@ def test_the_public_gets_less() -> None:
         engine.open("{}")
     with pytest.raises(InputError, match="nodes were asked for"):
         read_form(FORM.as_dict() | {"nodes": 5000}, settings)
+
+
+def test_a_card_says_what_the_store_says(engine: Engine, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = entry.circuit.strongest(1, kind="feature")[0]
+    node = entry.circuit[key]
+    context = Context((" The", " keys"), (0.0, 2.5), 1)
+    said = Description(
+        node["site"], node["index"], "plural nouns", "somebody", ((" are", 0.5),), ((" is", -0.5),), (context,), 0.01
+    )
+    store = Mapped({(node["site"], node["index"]): "plural nouns"})
+    monkeypatch.setattr(store, "describe", lambda site, index: said)
+    sections = {s["title"].split(",")[0]: s for s in card_sections(None, store, entry.circuit, key)}
+    assert sections["Label (somebody)"]["text"] == "plural nouns"
+    assert sections["Promotes"]["tokens"] == [[" are", 0.5]] and "1%" in sections["How often"]["text"]
+    assert sections["Most active on"]["contexts"] == [[(" The", 0.0), (" keys", 2.5)]]
+    assert engine.labels("no such preset") is None
 
 
 def test_what_ships_is_shown_before_a_model_is_loaded() -> None:
