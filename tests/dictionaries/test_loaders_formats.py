@@ -488,6 +488,27 @@ def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path
         load_dictionary(path, hook_in="h")
 
 
+def test_what_zipfile_itself_stumbles_over_is_said_too(tmp_path: Path) -> None:
+    formats.write_dictionary_learning(tmp_path / "a", "AutoEncoder")
+    path = tmp_path / "a" / "ae.pt"
+    content = bytearray(path.read_bytes())
+    locator = content.rindex(b"PK\x06\x07")  # of the zip64 directory
+    content[locator + 16 : locator + 20] = (7).to_bytes(4, "little")  # disks in all
+    path.write_bytes(content)
+    with pytest.raises(DictionaryError, match="is not a readable torch file: zipfiles that span multiple disks"):
+        load_dictionary(path, hook_in="h")
+
+
+def test_a_file_that_changed_under_a_dictionary_is_said_so(tmp_path: Path) -> None:
+    formats.write_dictionary_learning(tmp_path / "a", "AutoEncoder")
+    ours = one(tmp_path / "a", hook_in="h")
+    ours.encode(rows())
+    ours.release()
+    torch.save({"encoder.weight": normal(M, D)}, tmp_path / "a" / "ae.pt")
+    with pytest.raises(DictionaryError, match=r"ae\.pt has changed since it was opened; open the dictionary again"):
+        ours.encode(rows())
+
+
 @pytest.mark.parametrize("cut", [0, 10, 300, -40])
 @pytest.mark.parametrize("form", ["npz", "ae", "layer", "sae"])
 def test_truncated_files_are_said_so(form: str, cut: int, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """`hf://ORG/NAME/PATH@REVISION`: every format from a loopback hub, only what is wanted of it, and sets across repositories."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,13 @@ from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.loaders import load_dictionary
 from circuitsae.dictionaries.reader import save_folder
 from circuitsae.errors import DictionaryError, FetchError, InputError, UnknownNameError
+from circuitsae.presets import find_preset, model_folder
 from tests.dictionaries import formats
 from tests.dictionaries.reference import random_tensors
+from tests.hub.fixtures import environment
 from tests.hub.server import Hub
+
+ROOT = Path(__file__).parents[2]
 
 
 def serve(hub: Hub, folder: Path, name: str = "org/saes", **options: Any) -> str:
@@ -158,3 +165,50 @@ def test_a_gated_dictionary_says_how_to_log_in(hub: Hub, tmp_path: Path) -> None
         FetchError, match=r"only to those who have accepted its terms: .* then log in \(hf auth login\)"
     ):
         load_dictionary("hf://org/saes")
+
+
+@pytest.mark.saelens
+def test_a_release_of_saelens_is_fetched_through_its_registry(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through sae_lens' own converter, which asks the same hub; kept in our format, so that the hub is asked once."""
+    pytest.importorskip("sae_lens", reason="sae_lens is not installed here")
+    spec = "gpt2-small-res-jb/blocks.8.hook_resid_pre"
+    tensors = random_tensors("standard", seed=8, dtype=torch.float32)
+    made = Dictionary.from_tensors(architecture="standard", hook_in="blocks.8.hook_resid_pre", tensors=tensors)
+    folder = save_folder(made, tmp_path / "made" / "blocks.8.hook_resid_pre")
+    old = {"hook_point": made.hook_in, "hook_point_layer": 8, "d_in": made.d_in, "d_sae": made.d_sae}  # as it is there
+    old |= {
+        "dtype": "torch.float32",
+        "device": "cpu",
+        "model_name": "gpt2-small",
+        "dataset_path": "d",
+        "context_size": 8,
+    }
+    (folder / "cfg.json").write_text(json.dumps(old))
+    serve(hub, tmp_path / "made", "jbloom/GPT2-Small-SAEs-Reformatted")
+    (found,) = load_dictionary(spec)
+    assert (found.source, found.hook_in) == (spec, "blocks.8.hook_resid_pre")
+    assert found.metadata["model_from_pretrained_kwargs"] == {"center_writing_weights": True}
+    x = formats.normal(4, found.d_in, seed=5).float()
+    assert torch.allclose(found.encode(x).features.to_dense(), made.encode(x).features.to_dense(), atol=1e-6)
+    hub.close()
+    (again,) = load_dictionary(spec)
+    assert again.fingerprint == found.fingerprint
+
+
+def test_from_the_command_line_with_the_hub_that_the_environment_names(hub: Hub, tmp_path: Path) -> None:
+    """As a user has it: HF_ENDPOINT, HF_HOME, nothing patched."""
+    model = find_preset("tiny")
+    folder = model_folder(model)
+    assert folder is not None
+    hub.add("org/tiny", {path.name: path.read_bytes() for path in folder.iterdir()})
+    sae = Path(model.dictionaries[2])
+    hub.add("org/tiny-saes", {f"saes/{sae.name}/{path.name}": path.read_bytes() for path in sae.iterdir()})
+    where = environment(hub, tmp_path)
+    command = [sys.executable, "-m", "circuitsae", "effects", "The old keys", "--answer", " are", "--foil", " is"]
+    command += ["--model", "org/tiny", "--dictionary", f"hf://org/tiny-saes/saes/{sae.name}", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=where, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["nodes"]
+    assert (tmp_path / "hf_home" / "hub" / "models--org--tiny-saes").is_dir()

@@ -90,7 +90,7 @@ class DictionaryLearning(Format):
 def _class(trainer: Mapping[str, Any], stored: Mapping[str, Tensor], path: Path) -> str:
     named = trainer.get("dict_class")
     if named is not None:
-        if named not in _ARCHITECTURES:
+        if not isinstance(named, str) or named not in _ARCHITECTURES:
             known = ", ".join(_ARCHITECTURES)
             raise DictionaryError(
                 f"{path} is of the class {named!r:.60}, which is not supported; expected one of {known}."

@@ -286,9 +286,15 @@ class PickledWeights(MemoryWeights):
         return self._names
 
     def view(self, name: str) -> Tensor:
-        """Returns a tensor as it is stored."""
+        """Returns a tensor as it is stored.
+
+        Raises:
+            DictionaryError: The file has changed since it was opened.
+        """
         if not self._tensors:
             self._tensors = {key: tensor.detach() for key, tensor in self._choose().items()}
+        if name not in self._tensors:
+            raise DictionaryError(f"{self._path} has changed since it was opened; open the dictionary again.")
         return self._tensors[name]
 
     def release(self) -> None:
@@ -371,12 +377,12 @@ def file_hash(path: Path) -> str:
 
 def _check_stored(path: Path, size: int) -> bool:
     """Tells whether torch wrote a zip file, which can be mapped; it never compresses one, so a bomb does not pass."""
-    if not zipfile.is_zipfile(path):
-        return False
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+    except Exception as error:  # zipfile has many ways of saying that a directory makes no sense
         raise DictionaryError(f"{path} is not a readable torch file: {_first_line(error)}.") from error
     if any(info.compress_type != zipfile.ZIP_STORED for info in infos) or sum(i.file_size for i in infos) > size:
         raise DictionaryError(f"{path} is not a file that torch wrote: parts of it are compressed or overlap.")
