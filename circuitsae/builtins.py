@@ -108,7 +108,7 @@ ROWS: tuple[Row, ...] = (
         "methods",
         "auto",
         "circuitsae.attribution.auto:Auto",
-        "recommended: predicts all, ablates the strongest; 30 forward + backward at most",
+        "recommended: predicts all, ablates the strongest; 10 forward + backward at most",
     ),
     Row(
         "methods",

@@ -25,7 +25,7 @@ class Auto:
     """
 
     name: ClassVar[str] = "auto"
-    cost: ClassVar[str] = "`passes` forwards + backwards (30) at most; 2 of them predict, the others ablate"
+    cost: ClassVar[str] = "`passes` forwards + backwards at most (10): 2 predict, the others ablate"
 
     @dataclass(frozen=True)
     class Options:
@@ -37,7 +37,7 @@ class Auto:
             smallest: Nodes whose predictions are below this share of the largest are not ablated.
         """
 
-        passes: float = 30.0
+        passes: float = 10.0
         smallest: float = 0.005
 
     def __call__(self, context: Context, options: Options) -> NodeEffects:

@@ -65,7 +65,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_attribution(parser: argparse.ArgumentParser) -> None:
     """Adds how effects are computed."""
     group = parser.add_argument_group("attribution")
-    group.add_argument("--method", default="attribution-patching", metavar="NAME", help="%(default)s, or another")
+    group.add_argument(
+        "--method",
+        default="attribution-patching",
+        metavar="NAME",
+        help="%(default)s, or another: auto ablates the strongest nodes",
+    )
     group.add_argument("--steps", type=positive, metavar="N", help="points on the line, for integrated-gradients")
     group.add_argument(
         "--method-option", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the method"
@@ -75,7 +80,10 @@ def add_attribution(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--reference", metavar="FILE", help="prompts, one a line, that the mean baseline is taken over")
     group.add_argument(
-        "--gradient", default="pass-through", metavar="NAME", help="pass-through (default) or through-dictionary"
+        "--gradient",
+        default="pass-through",
+        metavar="NAME",
+        help="pass-through (default), through-dictionary or frozen",
     )
 
 

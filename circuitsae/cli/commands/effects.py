@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Lists by how much the metric changes when a node is set to its baseline, for every active feature, error node and token
-at every site: one forward and one backward pass with the default method.
+at every site: one forward and one backward pass with the default method. Those are predictions; the method auto really
+ablates the strongest nodes, ablation all.
 """
 
 EXAMPLES = """\
 examples:
   circuitsae effects "The keys to the cabinet" --answer " are" --foil " is" --top 20
   circuitsae effects "The keys to the cabinet" --answer " are" --foil " is" --kind feature error -o effects.csv
+  circuitsae effects "The keys to the cabinet" --answer " are" --foil " is" --method auto --method-option passes=20
   circuitsae effects "The keys to the cabinet" --answer " are" --foil " is" --method ablation --json
 """
 
@@ -73,7 +75,16 @@ def run(args: argparse.Namespace, console: Console) -> None:
         _write(effects, args.kind, Path(path))
     strongest = effects.strongest(args.top, kinds=args.kind)
     if console.as_json:
-        console.json({"metric": effects.metric, "method": effects.method, "nodes": strongest})
+        console.json(
+            {
+                "metric": effects.metric,
+                "method": effects.method,
+                "baseline": effects.baseline,
+                "gradient": effects.gradient,
+                "passes": dict(effects.passes),
+                "nodes": strongest,
+            }
+        )
     else:
         total = sum(len(block) for block in effects.blocks if block.kind in args.kind)
         rows = [
@@ -87,6 +98,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
             for row in strongest
         ]
         console.print(f"metric {number(effects.metric)}; {min(args.top, total):,} of {total:,} nodes, strongest first")
+        measured = sum(int(b.measured.sum()) for b in effects.blocks if b.measured is not None)
+        if measured:
+            console.print(f"{measured:,} effects were measured, the others are predicted")
         for line in table(("node", "token", "activation", "baseline", "effect"), rows, "llrrr", console.width):
             console.print(line)
     console.wrote([Path(path) for path in args.output])
