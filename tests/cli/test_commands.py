@@ -45,7 +45,7 @@ def test_trace_writes_every_file_it_was_asked_for_and_nothing_else(traced: Path)
 def test_trace_shows_the_strongest_features_as_the_file_has_them(
     traced: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = _out(capsys, "trace", *QUESTION, "--max-nodes", "40", "--top", "5")
+    text = _out(capsys, "trace", *QUESTION, "--max-nodes", "40", "--top", "5", "--labels", "none")
     circuit = Circuit.load(traced / "c.json")
     for key in circuit.strongest(5):
         line = next(line for line in text.splitlines() if line.startswith(f"{key} "))

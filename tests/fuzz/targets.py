@@ -1,0 +1,136 @@
+"""What a stranger's file may reach: each target takes bytes and gives a result or the package's own error.
+
+Hypothesis runs them in `test_strangers_files.py`. With atheris installed, one runs by itself for as long as is wanted:
+
+    python -m tests.fuzz.targets circuit -max_total_time=600
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from circuitsae.errors import CircuitsaeError
+from circuitsae.export.circuit_tracer import from_circuit_tracer
+from circuitsae.export.formats import as_csv, as_html
+from circuitsae.export.tables import from_cytoscape
+from circuitsae.graph.circuit import Circuit
+from circuitsae.graph.labels import read_labels
+from circuitsae.labels.neuronpedia import NeuronpediaExport
+from circuitsae.labels.parquet import ParquetLabels
+from circuitsae.presets import read_preset
+
+
+def circuit(data: bytes) -> None:
+    """The saved form; what is read must be written and drawn too."""
+    _show(Circuit.from_json(data))
+
+
+def circuit_tracer(data: bytes) -> None:
+    """circuit-tracer's graphs."""
+    _show(from_circuit_tracer(data))
+
+
+def cytoscape(data: bytes) -> None:
+    """Cytoscape's elements."""
+    _show(from_cytoscape(data))
+
+
+def parquet(data: bytes) -> None:
+    """Label stores: opened, every row looked at, every label searched."""
+    with _file("labels.parquet", data) as path:
+        store = ParquetLabels(path)
+        for site, rows in list(store._index().items()):
+            for index in list(rows)[:20]:
+                found = store.describe(site, index)
+                assert found is not None
+                found.to_dict()
+        store.search("a")
+
+
+def csv(data: bytes) -> None:
+    """Labels in CSV."""
+    with _file("labels.csv", data) as path:
+        read_labels(path)
+
+
+def json_labels(data: bytes) -> None:
+    """Labels in JSON."""
+    with _file("labels.json", data) as path:
+        read_labels(path)
+
+
+def jsonl_labels(data: bytes) -> None:
+    """Labels in JSON lines."""
+    with _file("labels.jsonl", data) as path:
+        read_labels(path)
+
+
+def neuronpedia(data: bytes) -> None:
+    """Neuronpedia's export, packed."""
+    with _file("batch-0.jsonl.gz", data) as path:
+        store = NeuronpediaExport(f"blocks.0.hook_mlp_out={path}", max_unpacked=1_000_000)
+        store.label("blocks.0.hook_mlp_out", 0)
+
+
+def neuronpedia_unpacked(data: bytes) -> None:
+    """Neuronpedia's export, unpacked."""
+    with _file("batch-0.jsonl", data) as path:
+        store = NeuronpediaExport(f"blocks.0.hook_mlp_out={path}", max_unpacked=1_000_000)
+        store.label("blocks.0.hook_mlp_out", 0)
+
+
+def preset(data: bytes) -> None:
+    """A preset's TOML file."""
+    with _file("preset.toml", data) as path:
+        read_preset(path)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target
+    for target in (
+        *(circuit, circuit_tracer, cytoscape, parquet, csv),
+        *(json_labels, jsonl_labels, neuronpedia, neuronpedia_unpacked, preset),
+    )
+}
+
+
+def survives(target: Callable[[bytes], None], data: bytes) -> bool:
+    """Runs a target and returns whether it gave a result; anything but that or the package's own error is raised."""
+    try:
+        target(data)
+    except CircuitsaeError as error:
+        assert str(error).strip()
+        return False
+    return True
+
+
+class _file:
+    """A file of its own for a moment."""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self._name, self._data = name, data
+
+    def __enter__(self) -> Path:
+        self._folder = tempfile.TemporaryDirectory()
+        path = Path(self._folder.name) / self._name
+        path.write_bytes(self._data)
+        return path
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+
+def _show(found: Circuit) -> None:
+    assert Circuit.from_json(found.to_json()) == found
+    as_html(found)
+    as_csv(found)
+    found.report()
+
+
+if __name__ == "__main__":
+    import atheris  # pyright: ignore[reportMissingImports]
+
+    chosen = TARGETS[sys.argv.pop(1)]
+    atheris.Setup(sys.argv, lambda data: survives(chosen, data))
+    atheris.Fuzz()

@@ -1,0 +1,171 @@
+"""Any file gives a result or the package's own error: bytes of no kind, and good files with a few things changed."""
+
+import gzip
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from circuitsae.export.circuit_tracer import as_circuit_tracer
+from circuitsae.export.tables import as_cytoscape
+from circuitsae.labels import Context, Description
+from circuitsae.labels.parquet import write_store
+from tests.fuzz.targets import TARGETS, survives
+from tests.synthetic import synthetic_circuit
+
+SITE = "blocks.0.hook_mlp_out"
+PRESET = b"""
+name = "mine"
+summary = "Mine"
+licence = "MIT"
+skip_positions = [0]
+memory = 1
+labels = "./labels.parquet"
+dictionaries = ["./a", "b/c"]
+[model]
+hub = "a/b"
+revision = "main"
+[[examples]]
+prompt = "a"
+answer = " b"
+"""
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A file for each target that it reads without complaint."""
+    circuit = synthetic_circuit(seed=1, n_features=5, n_edges=12)
+    path = tmp_path_factory.mktemp("good") / "s.parquet"
+    context = Context((" a", " b"), (0.0, 1.0), 1)
+    rows = [Description(SITE, n, f"label {n}", promoted=((" x", 1.0),), contexts=(context,), histogram=(1, 2)) for n in range(5)]  # fmt: skip
+    write_store(path, rows)
+    lines = b"\n".join(json.dumps({"index": str(n), "description": f"label {n}"}).encode() for n in range(3))
+    labels = {f"{SITE}/{n}": f"label {n}" for n in range(3)}
+    return {
+        "circuit": circuit.to_json().encode(),
+        "circuit_tracer": as_circuit_tracer(circuit).encode(),
+        "cytoscape": as_cytoscape(circuit).encode(),
+        "parquet": path.read_bytes(),
+        "csv": b"node,label\n" + b"".join(f"{key},{label}\n".encode() for key, label in labels.items()),
+        "json_labels": json.dumps(labels).encode(),
+        "jsonl_labels": b"\n".join(json.dumps({"node": k, "label": v}).encode() for k, v in labels.items()),
+        "neuronpedia": gzip.compress(lines, mtime=0),
+        "neuronpedia_unpacked": lines,
+        "preset": PRESET,
+    }
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_each_target_reads_its_good_file(name: str, good: dict[str, bytes]) -> None:
+    assert survives(TARGETS[name], good[name])
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=60)
+@given(data=st.binary(max_size=200))
+def test_bytes_of_no_kind(name: str, data: bytes) -> None:
+    survives(TARGETS[name], data)
+
+
+@st.composite
+def damage(draw: st.DrawFn) -> Callable[[bytes], bytes]:
+    """A few bytes changed, a piece cut out, or a piece put in somewhere else."""
+    at, length = draw(st.floats(0, 1)), draw(st.integers(1, 40))
+    new = draw(
+        st.binary(min_size=1, max_size=8) | st.sampled_from([b"9" * 400, b"[" * 300, b"\x00", b'"', b"1e999", b"NaN"])
+    )
+    kind = draw(st.sampled_from(["change", "cut", "insert", "end", "repeat"]))
+
+    def apply(data: bytes) -> bytes:
+        start = int(at * len(data))
+        return {
+            "change": data[:start] + new + data[start + len(new) :],
+            "cut": data[:start] + data[start + length :],
+            "insert": data[:start] + new + data[start:],
+            "end": data[:start],
+            "repeat": data[:start] + data[start : start + length] * 2 + data[start + length :],
+        }[kind]
+
+    return apply
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=damage(), second=damage() | st.none())
+def test_good_files_that_were_damaged(name: str, good: dict[str, bytes], first: Any, second: Any) -> None:
+    data = first(good[name])
+    survives(TARGETS[name], data if second is None else second(data))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    | st.sampled_from(["metric", "token@0", f"{SITE}/1@0", "__proto__", "../..", "blocks.0.x/1@*", 2**70, -(2**70)]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["circuit", "circuit_tracer", "cytoscape", "json_labels"])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_good_json_with_a_part_exchanged(name: str, good: dict[str, bytes], data: st.DataObject) -> None:
+    document = json.loads(good[name])
+    place: Any = document
+    for _ in range(data.draw(st.integers(0, 6))):
+        inner = place[data.draw(st.sampled_from(sorted(place)))] if isinstance(place, dict) and place else (
+            place[data.draw(st.integers(0, len(place) - 1))] if isinstance(place, list) and place else None
+        )  # fmt: skip
+        if not isinstance(inner, dict | list) or not inner:
+            break
+        place = inner
+    if isinstance(place, dict):
+        key = data.draw(st.sampled_from(sorted(place)) | st.text(max_size=5))
+        place[key] = data.draw(JSON)
+    else:
+        place[data.draw(st.integers(0, len(place) - 1))] = data.draw(JSON)
+    survives(TARGETS[name], json.dumps(document).encode())
+
+
+TYPES = st.sampled_from(
+    [
+        pa.string(), pa.large_string(), pa.binary(), pa.int8(), pa.int64(), pa.uint64(), pa.float32(), pa.bool_(), pa.null(),
+        pa.timestamp("us"), pa.date32(), pa.decimal128(20, 2), pa.list_(pa.int64()), pa.list_(pa.string()),
+        pa.struct([("token", pa.string()), ("amount", pa.float32())]), pa.dictionary(pa.int32(), pa.string()),
+        pa.list_(pa.struct([("tokens", pa.list_(pa.string())), ("peak", pa.int64())])), pa.map_(pa.string(), pa.int32()),
+    ]
+)  # fmt: skip
+COLUMNS = ("site", "index", "label", "source", "promoted", "contexts", "density", "histogram", "bin_width", "address")
+
+
+def _values(draw: st.DrawFn, kind: Any, count: int) -> Any:
+    made = {
+        "string": st.text(max_size=5), "large_string": st.text(max_size=5), "binary": st.binary(max_size=5),
+        "int8": st.integers(-128, 127), "int64": st.integers(-(2**63), 2**63 - 1), "uint64": st.integers(0, 2**64 - 1),
+        "float": st.floats(width=32), "bool": st.booleans(),
+        "list<item: int64>": st.lists(st.integers(-5, 5), max_size=3), "list<item: string>": st.lists(st.text(max_size=3), max_size=3),
+    }.get(str(kind), st.none())  # fmt: skip
+    return pa.array(draw(st.lists(st.none() | made, min_size=count, max_size=count)), kind)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> bytes:
+    """A Parquet file with columns of the store's names and of any type."""
+    count = draw(st.integers(0, 4))
+    found = {name: _values(draw, draw(TYPES), count) for name in draw(st.sets(st.sampled_from(COLUMNS)))}
+    found |= {"index": pa.array(range(count)), "label": _values(draw, pa.string(), count)}
+    if draw(st.booleans()):
+        found["site"] = pa.array([SITE] * count, pa.string())
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(found), sink)
+    return sink.getvalue().to_pybytes()
+
+
+@settings(max_examples=60)
+@given(tables())
+def test_parquet_files_with_columns_of_any_type(data: bytes) -> None:
+    survives(TARGETS["parquet"], data)
