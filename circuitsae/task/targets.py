@@ -204,7 +204,7 @@ class Direction:
     def resolve(self, vocabulary: Vocabulary, n_tokens: int) -> BoundMetric:
         """See [Metric.resolve][circuitsae.task.metrics.Metric.resolve]."""
         positions = resolve_positions(self.position, n_tokens)
-        vector = torch.as_tensor(self.vector).detach().flatten()
+        vector = torch.as_tensor(self.vector, dtype=torch.float64).detach().flatten()
 
         def function(x: Tensor) -> Tensor:
             if x.shape[-1] != len(vector):
