@@ -21,6 +21,9 @@ SIGNATURES = {
     "compare": "(a, b, *, align='position', slots=None)",
     "intervene": "(spliced, task, edits, *, errors='live', attention='free', normalisation='free', direct_only=False, "
     "baseline=None, circuit=None, nodes=None, skip_positions=None)",
+    "describe": "(spliced, texts, path, *, recipe=None, progress=None)",
+    "open_labels": "(source, **options)",
+    "label_circuit": "(circuit, store)",
     "Task": "(prompt, metric, patch=None)",
     "LogitDiff": "(answer, foil, position=-1)",
     "Logit": "(answer, position=-1)",
