@@ -1,4 +1,4 @@
-"""Where a user's own files lie: the cache of converted models, and the settings' folder with their presets."""
+"""Where files lie: the cache of converted models, the settings' folder with the user's presets; paths fit to be shared."""
 
 import os
 import sys
@@ -23,3 +23,21 @@ def settings_folder() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming") / "circuitsae"
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "circuitsae"
+
+
+def shareable(source: str) -> str:
+    """Returns where something is from, fit for a file that others get: no name of this machine's folders.
+
+    What the package ships is named from the package on; of another folder the last two parts stay; names are as they are.
+
+    Example:
+        >>> shareable("/home/ann/saes/gpt2/blocks.8"), shareable("gpt2-small-res-jb/blocks.8")
+        ('.../gpt2/blocks.8', 'gpt2-small-res-jb/blocks.8')
+    """
+    path = Path(source)
+    if not path.is_absolute():
+        return source
+    package = Path(__file__).parent
+    if path.is_relative_to(package):
+        return f"circuitsae/{path.relative_to(package).as_posix()}"
+    return f".../{'/'.join(path.parts[-2:])}"

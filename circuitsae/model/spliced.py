@@ -10,6 +10,7 @@ from torch import Tensor
 
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.errors import DictionaryError, InputError, UnknownNameError
+from circuitsae.folders import shareable
 from circuitsae.model.hooks import Hook, HookedModel
 from circuitsae.task.vocabulary import Vocabulary
 
@@ -214,7 +215,7 @@ class SplicedModel:
                 "hook_outs": list(d.hook_outs),
                 "architecture": d.architecture,
                 "d_sae": d.d_sae,
-                "source": d.source,
+                "source": shareable(d.source),
                 "fingerprint": d.fingerprint,
             }
             for d in self.dictionaries

@@ -1,5 +1,6 @@
 """Pictures of scans, by matplotlib or plotly. Both are optional; neither is imported before a picture is asked for."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
 BACKENDS = ("matplotlib", "plotly")
 
 BLUE, RED, GREY = "#2166ac", "#b2182b", "#777777"
+INACTIVE = "#e6e6e6"
 
 
 def heatmap(matrix: Matrix, *, title: str, backend: str) -> Any:
-    """Returns a matrix as coloured cells: red for positive, blue for negative, blank where a node is not active.
+    """Returns a matrix as coloured cells: red for positive, blue for negative, grey where a node is not active.
 
     Raises:
         MissingExtraError: The backend is not installed.
@@ -41,7 +43,11 @@ def heatmap(matrix: Matrix, *, title: str, backend: str) -> Any:
             hovertemplate="%{y}<br>%{x}<br>%{z:.4g}<extra></extra>",
         )
         figure = plotly.Figure(shape)
-        figure.update_layout(title=title, height=140 + 18 * len(rows), yaxis={"autorange": "reversed"})
+        figure.update_layout(
+            title=title, height=140 + 18 * len(rows), yaxis={"autorange": "reversed"}, plot_bgcolor=INACTIVE
+        )
+        figure.update_xaxes(showgrid=False)
+        figure.update_yaxes(showgrid=False)
         return figure
     longest = max(map(len, matrix.columns))
     height = 0.9 + 0.2 * len(rows) + 0.065 * longest
@@ -53,7 +59,8 @@ def heatmap(matrix: Matrix, *, title: str, backend: str) -> Any:
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
     axes.set_xticks([n + 0.5 for n in range(len(matrix.columns) - 1)], minor=True)
     axes.set_yticks([n + 0.5 for n in range(len(rows) - 1)], minor=True)
-    axes.grid(which="minor", color="#e8e8e8", linewidth=0.5)
+    axes.set_facecolor(INACTIVE)
+    axes.grid(which="minor", color="white", linewidth=0.5)
     axes.tick_params(which="both", length=0)
     n_errors = sum(key.endswith("/error") for key in matrix.rows)
     if 0 < n_errors < len(rows):  # a line sets the error nodes apart
@@ -179,7 +186,16 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("plot(backend='matplotlib')", "matplotlib", "plots") from error
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
+
+    class Shown(Figure):
+        """Shows itself in a notebook's cell, whose own way of doing so works for pyplot's figures only."""
+
+        def _repr_png_(self) -> bytes:
+            picture = io.BytesIO()
+            self.savefig(picture, format="png")
+            return picture.getvalue()
+
+    figure = Shown(figsize=(width, height), layout="constrained", dpi=120)
     return figure, figure.add_subplot()
 
 
