@@ -30,11 +30,16 @@ TRIES = 3
 PAUSE = 1.0
 """Seconds before the second try; the third waits twice as long."""
 
+RECENT = 60.0
+"""Seconds for which a listing is not asked for again: a preset names dozens of dictionaries in one repository."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SECRET = re.compile(r"hf_[A-Za-z0-9]{8,}|(?i:bearer)\s+\S+")
 _PASSING = (408, 429, 500, 502, 503, 504)
 _MAX_LISTING = 64 << 20
+
+_recent: dict[tuple[str, str], tuple[float, "Listing"]] = {}
 
 T = TypeVar("T")
 
@@ -123,14 +128,18 @@ def list_files(place: HubPath) -> Listing:
     from huggingface_hub import constants
 
     revision = place.revision or constants.DEFAULT_REVISION
-    if constants.HF_HUB_OFFLINE or _COMMIT.fullmatch(revision):
-        known = _remembered(place.repository, revision)
-        if known is not None:
-            return known
+    if _COMMIT.fullmatch(revision) and (known := _listed_before(place.repository, revision)) is not None:
+        return known
     if constants.HF_HUB_OFFLINE:
+        if (known := _remembered(place.repository, revision)) is not None:
+            return known
         raise FetchError(
             f"{place} was not fetched before, and the hub is not to be asked (HF_HUB_OFFLINE is set): unset it once."
         )
+
+    asked, known = _recent.get((place.repository, revision), (-RECENT, None))
+    if known is not None and time.monotonic() - asked < RECENT:
+        return known
 
     def ask() -> Any:
         return huggingface_hub.HfApi().model_info(place.repository, revision=revision, files_metadata=True)
@@ -139,12 +148,14 @@ def list_files(place: HubPath) -> Listing:
         info = _retried(ask)
     except Exception as error:
         known = _remembered(place.repository, revision) if _is_passing(error) else None
-        if known is not None:
-            return known
-        raise explained(error, place) from error
+        if known is None:
+            raise explained(error, place) from error
+        _recent[place.repository, revision] = time.monotonic(), known
+        return known
     files = {one.rfilename: HubFile(one.size, _lfs_hash(one.lfs), one.blob_id) for one in info.siblings or ()}
     listing = Listing(place.repository, info.sha or revision, {n: f for n, f in files.items() if n and is_inside(n)})
     _remember(listing, revision)
+    _recent[place.repository, revision] = time.monotonic(), listing
     return listing
 
 
@@ -357,6 +368,10 @@ def _remember(listing: Listing, revision: str) -> None:
 
 def _remembered(repository: str, revision: str) -> Listing | None:
     """Returns what was listed before; else what lies in the hub's cache, for one filled by others."""
+    return _listed_before(repository, revision) or _in_cache(repository, revision)
+
+
+def _listed_before(repository: str, revision: str) -> Listing | None:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         path = _memory(repository, revision)
         if path.stat().st_size <= _MAX_LISTING:
@@ -364,7 +379,7 @@ def _remembered(repository: str, revision: str) -> Listing | None:
             files = {name: HubFile(*about) for name, about in kept["files"].items() if is_inside(name)}
             if _COMMIT.fullmatch(kept["commit"]):
                 return Listing(repository, kept["commit"], files)
-    return _in_cache(repository, revision)
+    return None
 
 
 def _in_cache(repository: str, revision: str) -> Listing | None:

@@ -40,6 +40,7 @@ def settle(state: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", address, raising=False)
     monkeypatch.setattr(hf_api.api, "endpoint", state.url)
     monkeypatch.setattr(ours, "PAUSE", 0.01)
+    monkeypatch.setattr(ours, "RECENT", 0.0)
 
 
 def environment(state: Hub, folder: Path) -> dict[str, str]:

@@ -68,6 +68,18 @@ def test_files_are_fetched_once_and_a_revision_stands_for_a_commit(hub: Hub) -> 
     assert len(hub.requests) == before
 
 
+def test_a_listing_is_asked_for_once_in_a_while(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    have(hub)
+    monkeypatch.setattr(ours, "RECENT", 60.0)
+    monkeypatch.setattr(ours, "_recent", {})
+    first = list_files(PLACE)
+    hub.add("org/saes", {"new": b""})
+    assert list_files(PLACE) is first
+    assert len([path for _, path, _ in hub.requests if "/api/models/" in path]) == 1
+    monkeypatch.setattr(ours, "RECENT", 0.0)
+    assert list_files(PLACE) != first
+
+
 def test_a_pinned_revision_stays_what_it_was(hub: Hub) -> None:
     first = have(hub)
     hub.add("org/saes", {"a/cfg.json": b"{}"}, branch="main")
@@ -188,6 +200,8 @@ def test_a_cache_that_others_filled_is_used(hub: Hub, tmp_path: Path, monkeypatc
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     listing = list_files(PLACE)
     assert (listing.commit, list(listing.files)) == (commit, ["a/cfg.json"])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # where it can be asked, the rest is there too
+    assert len(list_files(HubPath("org/saes", "", commit)).files) == 3
 
 
 def test_a_hub_that_cannot_be_reached_is_said_so(hub: Hub) -> None:

@@ -44,7 +44,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.print(line)
     for row in rows:
         console.print()
-        console.print(f"{row['name']}: {len(row['dictionaries'])} dictionaries; {row['licence']}")
+        memory = f"{file_size(row['memory'])} of memory; " if row["memory"] else ""
+        terms = "; gated, log in to fetch it" if row["gated"] else ""
+        console.print(f"{row['name']}: {len(row['dictionaries'])} dictionaries; {memory}{row['licence']}{terms}")
         console.print(f"  from {row['origin'] or row['source']}")
     for problem in problems:
         console.note(f"left out: {problem}")
@@ -62,6 +64,7 @@ def _row(preset: Preset) -> dict[str, Any]:
         "skip_sinks": preset.skip_sinks,
         "origin": preset.origin,
         "licence": preset.licence,
+        "gated": preset.gated,
         "model": _model(preset),
         "dictionaries": [Path(given).name if Path(given).is_absolute() else given for given in preset.dictionaries],
         "source": None if preset.source is None else str(preset.source),
