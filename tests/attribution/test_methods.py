@@ -14,7 +14,7 @@ from circuitsae.attribution.context import Context
 from circuitsae.attribution.edges import freezes
 from circuitsae.attribution.effects import NodeEffects, make_context
 from circuitsae.attribution.integrated import feeds, independent_sites, mean_gradients, quadrature
-from circuitsae.attribution.rules import _SoftPattern, relevant_mlps, scaled_inputs
+from circuitsae.attribution.rules import LayerDrop, _SoftPattern, frozen_patterns, relevant_mlps, scaled_inputs
 from circuitsae.dictionaries.neurons import identity_dictionary
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.model.spliced import SplicedModel
@@ -486,3 +486,47 @@ def test_methods_trace(few: cs.SplicedModel, task: cs.Task) -> None:
 
 def test_attribution_patching_is_one_forward_and_one_backward_pass(spliced: cs.SplicedModel, task: cs.Task) -> None:
     assert cs.node_effects(spliced, task).passes == {"forward": 1, "backward": 1}
+
+
+# Every architecture, every baseline
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "neox"])
+def test_rules_act_on_every_architecture(name: str) -> None:
+    """No gradient through queries and keys is a frozen pattern; a dropped layer passes none on, wherever its hooks are."""
+    spliced = saes(name, 0)
+    site = spliced.sites[0]
+
+    def gradient(rules: Any) -> Tensor:
+        return make_context(spliced, TASK).gradients(rules)[0][site]
+
+    base = gradient([])
+    cut = gradient(scaled_inputs(spliced, 0, 0, 1))
+    torch.testing.assert_close(cut, gradient(frozen_patterns(spliced)), **CLOSE)
+    assert not torch.allclose(cut, base)
+    assert not torch.allclose(gradient(relevant_mlps(spliced)), base)
+    drop, context = LayerDrop(), make_context(spliced, TASK)
+    captured, value = context.linearise(drop.hooks(spliced))
+    inputs = [captured.x_out[site]]
+    torch.testing.assert_close(context.backward(value, inputs, retain=True)[0][0], base, **CLOSE)
+    drop.layer = 1
+    without: Hooks = [(f"blocks.1.{hook}", lambda x, hook: x.detach()) for hook in ("hook_attn_out", "hook_mlp_out")]
+    leaf = torch.zeros(1, len(TOKENS), D_MODEL, dtype=torch.float64, requires_grad=True)
+    expected = torch.autograd.grad(plain(spliced, [*without, (site, lambda x, hook: x + leaf)]), leaf)[0]
+    torch.testing.assert_close(context.backward(value, inputs)[0], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("method", ["attribution-patching", "relp", "gim", "atp-star", "integrated-gradients", "auto"])
+def test_what_does_not_change_has_no_effect(method: str) -> None:
+    """A patch that differs in one late token: what is the same at earlier positions has no effect, by any method."""
+    spliced = saes("llama", 0, 1)
+    task = cs.Task(TOKENS, metric=METRIC, patch=[*TOKENS[:6], 21, *TOKENS[7:]])
+    effects = cs.node_effects(spliced, task, method=method)
+    assert effects.baseline == "patch"
+    for block in effects.blocks:
+        early = block.positions < 6
+        assert float(block.effects[early].abs().max()) < 1e-9
+        assert float(block.effects[~early].abs().max()) > 1e-6
+    mean = cs.node_effects(spliced, task, method=method, baseline="mean", reference=[TOKENS, TOKENS])
+    for block in mean.blocks:  # the mean over the prompt itself is the prompt
+        assert float(block.effects.abs().max()) < 1e-9
