@@ -22,6 +22,7 @@ from circuitsae.labels.parquet import ParquetLabels, require_pyarrow, write_stor
 from circuitsae.labels.records import Context, Description, short_label
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.names import layer_of
+from circuitsae.task.vocabulary import Vocabulary
 
 Progress = Callable[[int, int, str], object]
 
@@ -275,15 +276,19 @@ def _chunks(spliced: SplicedModel, path: Path, room: int) -> Iterator[list[int]]
     for text in _blocks(path):
         if not text.strip():
             continue
-        new = spliced.vocabulary.encode(text)
-        if spliced.vocabulary.prepend_bos and new[:1] == [spliced.vocabulary.bos_token_id]:
-            new = new[1:]
-        ids += new
+        ids += _ids(spliced.vocabulary, text)
         while len(ids) >= room:
             yield ids[:room]
             ids = ids[room:]
     if ids:
         yield ids
+
+
+def _ids(vocabulary: Vocabulary, text: str) -> list[int]:
+    """Tokenises running text, in which a word that the model lacks is its unknown token, as in any text it reads."""
+    if vocabulary.tokenizer is None:
+        raise TaskError("This model has no tokenizer, so that it can't read a text; its features can't be described.")
+    return list(vocabulary.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _blocks(path: Path) -> Iterator[str]:

@@ -56,7 +56,9 @@ def test_sequences_hold_all_of_the_text_once(spliced: SplicedModel, text: Path) 
     sequences = list(read_sequences(spliced, [text], 20))
     bos = spliced.vocabulary.bos_token_id
     assert all(ids[0] == bos and len(ids) <= 20 for ids in sequences)
-    assert [token for ids in sequences for token in ids[1:]] == spliced.vocabulary.encode(TEXT)[1:]
+    assert [token for ids in sequences for token in ids[1:]] == spliced.model.tokenizer(TEXT, add_special_tokens=False)[
+        "input_ids"
+    ]
     assert sum(len(ids) - 1 for ids in read_sequences(spliced, [text], 20, 50)) == 50
 
 
@@ -74,7 +76,9 @@ def test_a_text_longer_than_a_block_is_cut_between_words(
     monkeypatch.setattr("circuitsae.labels.describing._BLOCK", 50)
     (tmp_path / "a.txt").write_text(TEXT)
     sequences = read_sequences(spliced, [tmp_path / "a.txt"], 20)
-    assert [token for ids in sequences for token in ids[1:]] == spliced.vocabulary.encode(TEXT)[1:]
+    assert [token for ids in sequences for token in ids[1:]] == spliced.model.tokenizer(TEXT, add_special_tokens=False)[
+        "input_ids"
+    ]
 
 
 def test_counts_means_and_histograms_are_those_of_the_dense_activations(
