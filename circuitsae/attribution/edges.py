@@ -178,7 +178,8 @@ class EdgeEngine:
     def metric_edges(self, node: int) -> EdgeBatch:
         """Returns the in-edges of the metric node."""
         total = torch.tensor([self.run.metric], dtype=self.run.embed.dtype, device=self.run.embed.device)
-        segment = _segment_of(self.spliced, None)
+        reads = None if self.readout.metric is None else self.readout.metric.reads
+        segment = _segment_of(self.spliced, reads)
         captured, leaves = self._linearise(segment, self.run.n_tokens, stop_at=None)
         with torch.enable_grad():
             value = self.readout.of(captured).sum()
@@ -724,6 +725,7 @@ def _largest_of_each(
 def _segment_of(spliced: SplicedModel, read: str | None) -> int:
     """Returns the layer where the run for a target must start: above the nearest residual site below it."""
     limit = spliced.n_layers if read is None else spliced.hooked.layer(read)
+    ordered = read in spliced.reads or read in spliced.written  # a metric may read anywhere
     starts = [0]
     for hook in spliced.written:
         layer = spliced.hooked.layer(hook)
@@ -733,7 +735,7 @@ def _segment_of(spliced: SplicedModel, read: str | None) -> int:
             start = layer
         else:
             continue
-        below = read is None or spliced.order(hook) < spliced.order(read)
+        below = read is None or layer < limit or (ordered and spliced.order(hook) < spliced.order(read))
         if below and 0 < start <= limit and start < spliced.n_layers:
             starts.append(start)
     return max(starts)
