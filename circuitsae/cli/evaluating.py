@@ -1,0 +1,93 @@
+"""Options of the commands that work on task sets, and what they become."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from circuitsae.cli import options
+
+if TYPE_CHECKING:
+    from circuitsae.model.spliced import SplicedModel
+    from circuitsae.task.sets import TaskSet
+
+
+def add_tasks(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """Adds the task set."""
+    parser.add_argument(
+        "tasks",
+        nargs="?" if optional else None,
+        metavar="TASKS",
+        help="a name from 'circuitsae tasks', or a .jsonl or .csv file with columns clean, patch, answer, foil",
+    )
+    group = parser.add_argument_group("tasks")
+    group.add_argument(
+        "-n", type=options.positive, default=100, metavar="N", help="tasks to draw, or read at most (%(default)s)"
+    )
+    group.add_argument("--seed", type=count, default=0, metavar="N", help="of all that is drawn (%(default)s)")
+
+
+def add_evaluation(parser: argparse.ArgumentParser) -> None:
+    """Adds how circuits are measured."""
+    group = parser.add_argument_group("evaluation")
+    group.add_argument(
+        "--baseline", metavar="NAME", help="what ablated nodes are set to: patch (default), zero, mean or resample"
+    )
+    group.add_argument(
+        "--errors",
+        default="default",
+        metavar="NAME",
+        help="error nodes are nodes like others (default), keep or remove",
+    )
+    group.add_argument("--start-layer", type=count, default=0, metavar="N", help="layers below are never ablated")
+    group.add_argument(
+        "--grid", nargs="+", type=float, metavar="X", help="shares of all nodes to measure, ascending (MIB's)"
+    )
+    group.add_argument("--no-complement", action="store_true", help="leave completeness out, which is half of the work")
+    group.add_argument(
+        "--compare", nargs="*", default=["activation", "random"], metavar="ORDER",
+        help="orders to set it against: activation random (both by default), effect",
+    )  # fmt: skip
+    group.add_argument(
+        "--random", type=options.positive, default=3, metavar="N", help="random orders, averaged (%(default)s)"
+    )
+    group.add_argument(
+        "--bootstrap", type=count, default=1000, metavar="N", help="draws for the intervals (%(default)s)"
+    )
+
+
+def task_set_of(args: argparse.Namespace, spliced: "SplicedModel", *, aligned: bool = False) -> "TaskSet":
+    """Returns the task set that the options name.
+
+    Raises:
+        InputError: A file that can't be read.
+        UnknownNameError: No set is called that.
+        TaskError: The model's vocabulary lacks the words.
+    """
+    from circuitsae.task.sets import read_tasks, task_set
+
+    if args.tasks.endswith((".jsonl", ".csv")):
+        return read_tasks(args.tasks, spliced)[: args.n]
+    return task_set(args.tasks, spliced, args.n, args.seed, aligned=aligned)
+
+
+def evaluation_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of `evaluate` that the options give."""
+    grid = {} if args.grid is None else {"grid": tuple(args.grid)}
+    return {
+        "baseline": args.baseline,
+        "errors": args.errors,
+        "start_layer": args.start_layer,
+        "complement": not args.no_complement,
+        "compare": tuple(args.compare),
+        "n_random": args.random,
+        "bootstrap": args.bootstrap,
+        "seed": args.seed,
+        **grid,
+    }
+
+
+def count(text: str) -> int:
+    """Returns a whole number of at least zero."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is too small; expected at least 0")
+    return value
