@@ -5,7 +5,9 @@ Ablating one node adds a vector that is known beforehand to what is written wher
 and values from the clean run, at the node's position.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -20,6 +22,7 @@ from circuitsae.errors import NodeError
 from circuitsae.model.edits import Edit, FeatureEdit, VectorEdit, batch_size, run_edited
 from circuitsae.model.hooks import Hook, Prefix
 from circuitsae.model.runs import EMBED, forward
+from circuitsae.model.spliced import SplicedModel
 
 
 class Ablation:
@@ -119,8 +122,9 @@ def measure_changes(context: Context, places: Sequence[Changes]) -> list[Float[T
     """
     like = context.run.embed
     found = [torch.zeros(len(place.positions), dtype=like.dtype, device=like.device) for place in places]
-    total, done = sum(len(f) for f in found), 0
-    for batch in plan(context, places):
+    batches = plan(context, places)
+    total, done = sum(len(which) for batch in batches for _, which in batch.nodes), 0
+    for batch in batches:
         sizes = [len(which) for _, which in batch.nodes]
         values = _run_batch(context, batch, [(places[n], which) for n, which in batch.nodes])
         for (n, which), part in zip(batch.nodes, values.split(sizes), strict=True):
@@ -134,7 +138,9 @@ def measure_changes(context: Context, places: Sequence[Changes]) -> list[Float[T
 def plan(context: Context, places: Sequence[Changes]) -> list[Batch]:
     """Returns the batches in which nodes are ablated: of one layer, and of positions near each other.
 
-    A batch starts at its first node's position, so it takes in later positions only as long as that wastes little.
+    A batch starts at its first node's position, so it takes in later positions only as long as that wastes little. Nodes
+    that nothing leads from to the metric are in none: what is after the last position that it reads, or where the last
+    layer ends at one that it does not read.
     """
     spliced, run = context.spliced, context.run
     suffixes = (
@@ -143,6 +149,10 @@ def plan(context: Context, places: Sequence[Changes]) -> list[Batch]:
         and context.task.metric.reads is None
         and context.key_values is not None
     )
+
+    def size(length: int) -> int:
+        return batch_size(spliced, length)
+
     batches: list[Batch] = []
     for layer in sorted({place.layer for place in places}):
         here = [n for n, place in enumerate(places) if place.layer == layer]
@@ -150,29 +160,55 @@ def plan(context: Context, places: Sequence[Changes]) -> list[Batch]:
         number = torch.cat([torch.arange(len(places[n].positions), device=owner.device) for n in here])
         at = torch.cat([places[n].positions for n in here])
         order = at.argsort(stable=True)
+        if context.task.metric.reads is None:
+            only = set(run.kept) if _ends_model(context, layer, [places[n] for n in here]) else range(run.kept[-1] + 1)
+            order = order[torch.tensor([p in only for p in at[order].tolist()], dtype=torch.bool, device=order.device)]
         positions = at[order].tolist()
         start = _start(context, layer, [places[n] for n in here])
         computed = 1 - (0 if start is None else start.layer) / spliced.n_layers
         low = 0
-        while low < len(order):
-            first = positions[low] if suffixes else 0
-            limit = low + batch_size(spliced, run.n_tokens - first)
-            high = low + 1
-            needed = run.n_tokens - positions[low]
-            while high < min(limit, len(order)):
-                needed += run.n_tokens - positions[high]
-                if suffixes and needed < _USED * (high + 1 - low) * (run.n_tokens - first):
-                    break
-                high += 1
-            chosen = order[low:high]
-            nodes = tuple((n, number[chosen[owner[chosen] == n]]) for n in owner[chosen].unique().tolist())
-            batches.append(Batch(layer, first, nodes, (high - low) * computed * (1 - first / run.n_tokens)))
-            low = high
+        for first, high in segments(positions, run.n_tokens, size) if suffixes else [(0, len(order))]:
+            while low < high:
+                chosen = order[low : min(high, low + size(run.n_tokens - first))]
+                nodes = tuple((n, number[chosen[owner[chosen] == n]]) for n in owner[chosen].unique().tolist())
+                batches.append(Batch(layer, first, nodes, len(chosen) * computed * (1 - first / run.n_tokens)))
+                low += len(chosen)
     return batches
 
 
-# Share of the positions computed in a batch that has to be after their node's.
-_USED = 0.85
+def segments(positions: Sequence[int], n_tokens: int, size: Callable[[int], int]) -> list[tuple[int, int]]:
+    """Splits nodes into those whose runs start at one position, at the least cost in all.
+
+    A node in a segment costs the tokens from the segment's start on, and each batch `OVERHEAD` more.
+
+    Args:
+        positions: The nodes' positions, ascending.
+        n_tokens: The prompt's length.
+        size: Gives how many copies of a prompt of some length run at once.
+
+    Returns:
+        Each segment's first position, and the number of nodes up to its end.
+    """
+    distinct, counts = torch.unique_consecutive(torch.tensor(positions), return_counts=True)
+    starts, ends = distinct.tolist(), [0, *counts.cumsum(0).tolist()]
+    upto = torch.tensor(ends, dtype=torch.float64)
+    least = torch.zeros(len(ends), dtype=torch.float64)
+    stop = [0] * len(starts)
+    for n in reversed(range(len(starts))):
+        length = n_tokens - starts[n]
+        nodes = upto[n + 1 :] - upto[n]
+        cost = nodes * length + OVERHEAD * (nodes / size(length)).ceil() + least[n + 1 :]
+        at = int(cost.argmin())
+        least[n], stop[n] = cost[at], n + 1 + at
+    found, n = [], 0
+    while n < len(starts):
+        found.append((starts[n], ends[stop[n]]))
+        n = stop[n]
+    return found
+
+
+# What a batch costs besides its tokens, in tokens: a layer's weights are read from memory whatever they are used for.
+OVERHEAD = 48
 
 
 def _start(context: Context, layer: int, places: Sequence[Changes]) -> Prefix | None:
@@ -183,6 +219,13 @@ def _start(context: Context, layer: int, places: Sequence[Changes]) -> Prefix | 
         if all(set(place.added(none)) == {f"blocks.{layer}.hook_resid_post"} for place in places):
             return after
     return run.prefix(layer)
+
+
+def _ends_model(context: Context, layer: int, places: Sequence[Changes]) -> bool:
+    """Whether all that the runs of a layer change is what leaves the last block."""
+    none = torch.zeros(0, dtype=torch.long, device=context.run.tokens.device)
+    hooks = {hook for place in places for hook in place.added(none)}
+    return layer == context.spliced.n_layers - 1 and hooks == {f"blocks.{layer}.hook_resid_post"}
 
 
 def _run_batch(context: Context, batch: Batch, parts: Sequence[tuple[Changes, Tensor]]) -> Float[Tensor, "node"]:
@@ -238,9 +281,12 @@ def _metric(
     if first:
         assert context.key_values is not None
         cache = context.key_values.before(first, size)
-    found = spliced.hooked.forward(
-        run.tokens[first:].expand(size, -1), hooks, start=start, logits_at=[p - first for p in later], cache=cache
-    )
+    below = all(spliced.hooked.layer(hook) < spliced.n_layers - 1 for hook, _ in hooks)
+    narrow = len(later) == 1 and run.n_tokens - first > 1 and below and _last_mlp_narrows(context)
+    with _last_mlp_at(spliced, later[0] - first if narrow else None):
+        found = spliced.hooked.forward(
+            run.tokens[first:].expand(size, -1), hooks, start=start, logits_at=[p - first for p in later], cache=cache
+        )
     assert found is not None
     if len(later) < len(run.kept):
         earlier = run.logits[: len(run.kept) - len(later)].expand(size, -1, -1)
@@ -248,16 +294,79 @@ def _metric(
     return readout.value(found).to(run.embed.dtype)
 
 
+@contextlib.contextmanager
+def _last_mlp_at(spliced: SplicedModel, position: int | None) -> Iterator[None]:
+    """Computes the last block's MLP at one position only; what it writes there is added everywhere, and read there only."""
+    if position is None:
+        yield
+        return
+
+    def narrow(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][:, position : position + 1], *args[1:])
+
+    handle = spliced.model.blocks[-1].mlp.register_forward_pre_hook(narrow)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+_narrows: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
+
+
+def _last_mlp_narrows(context: Context) -> bool:
+    """Whether `_last_mlp_at` leaves a model's logits alone. It is tried once a model, on two tokens."""
+    hooked, tokens = context.spliced.hooked, context.run.tokens[None, :2]
+    if hooked not in _narrows:
+        found = False
+        with contextlib.suppress(AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            whole = hooked.forward(tokens, logits_at=[1])
+            with _last_mlp_at(context.spliced, 1):
+                narrowed = hooked.forward(tokens, logits_at=[1])
+            assert whole is not None and narrowed is not None
+            tolerance = 1e-3 if whole.dtype in (torch.float16, torch.bfloat16) else 1e-5
+            found = bool((whole - narrowed).abs().max() <= tolerance * whole.abs().max())
+        _narrows[hooked] = found
+    return _narrows[hooked]
+
+
 def measure_nodes(context: Context, keys: Sequence[str]) -> list[float]:
     """Returns the measured effect of setting each node to its baseline, one at a time.
+
+    Cost: a forward pass a node, of the layers from the node's on and the positions from the node's on, in batches. A
+    feature that is active neither on the prompt nor in the baseline costs nothing and does nothing.
 
     Raises:
         NodeError: A key is not that of a feature, error or token node of the context's model.
     """
-    return measure(context, [ablating_edit(context, key) for key in keys]).tolist()
+    places: dict[int | str, Changes] = {}
+    chosen: dict[int | str, list[tuple[int, int]]] = {}
+    numbers: dict[int, dict[tuple[int, int], int]] = {}
+    for row, key in enumerate(keys):
+        edit = ablating_edit(context, key)
+        if isinstance(edit, FeatureEdit):
+            place, nodes = edit.number, context.nodes[edit.number]
+            if place not in numbers:
+                at = zip(nodes.positions.tolist(), nodes.indices.tolist(), strict=True)
+                numbers[place] = {node: number for number, node in enumerate(at)}
+                places[place] = feature_changes(context, place)
+            node = numbers[place].get((edit.position, edit.index))
+            if node is not None:
+                chosen.setdefault(place, []).append((row, node))
+        else:
+            if edit.hook not in places:
+                places[edit.hook] = vector_changes(context, edit.hook)
+            chosen.setdefault(edit.hook, []).append((row, edit.position))
+    device = context.run.tokens.device
+    some = [places[place].part(torch.tensor([n for _, n in nodes], device=device)) for place, nodes in chosen.items()]
+    result = [0.0] * len(keys)
+    for nodes, values in zip(chosen.values(), measure_changes(context, some), strict=True):
+        for (row, _), value in zip(nodes, values.tolist(), strict=True):
+            result[row] = value
+    return result
 
 
-def ablating_edit(context: Context, key: str) -> Edit:
+def ablating_edit(context: Context, key: str) -> FeatureEdit | VectorEdit:
     """Returns the edit that sets a node to the context's baseline."""
     node = names.parse(key)
     if not isinstance(node.position, int) or node.kind not in ("feature", "error", "token"):
