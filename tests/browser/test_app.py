@@ -172,14 +172,24 @@ def test_predictions_are_checked_and_a_point_selects_its_node(app: App) -> None:
 
 
 def test_measuring_can_be_stopped(app: App) -> None:
-    app.ask("app.measure(view.circuit.choosable.map((i) => view.circuit.key[i]))")
     app.tab("Predicted vs measured")
-    app.wait("app.measured.size > 16")  # so many are measured in what ships
-    app.page.get_by_title("Stop measuring").click()
+    # Each six times, or all would be measured before a hand finds the button; 16 are measured in what ships.
+    app.ask("app.measure(view.circuit.choosable.flatMap((i) => Array(6).fill(view.circuit.key[i])))")
+    app.page.evaluate(
+        """() => new Promise((done) => {
+          const look = setInterval(() => {
+            const stop = document.querySelector('[title="Stop measuring"]');
+            if (!stop || CircuitApp.shown.measured.size <= 16) return;
+            clearInterval(look);
+            stop.click();
+            done();
+          }, 5);
+        })"""
+    )
     app.wait("!app.measuring")
     measured = app.ask("app.measured.size")
     assert 16 < measured < app.ask("view.circuit.choosable.length")
-    app.page.wait_for_timeout(600)
+    app.page.wait_for_timeout(500)
     assert app.ask("app.measured.size") == measured
 
 
@@ -189,7 +199,9 @@ def test_the_pinned_set_is_measured_against_random_ones(app: App) -> None:
     app.page.get_by_role("button", name="Measure, errors kept").click()
     app.wait("app.faithful")
     assert app.page.locator(".cw-random").count() == 5 and app.page.locator(".cw-set").count() == 1
-    assert "20 pinned nodes of" in app.page.locator(".cw-pane").inner_text()
+    # Error nodes among them are kept anyway, and do not count.
+    features = sum("/error" not in key for key in app.ask("view.getState().pins"))
+    assert f"{features} pinned nodes of" in app.page.locator(".cw-pane").inner_text()
 
 
 def test_two_prompts_are_one_graph(app: App) -> None:
@@ -346,7 +358,7 @@ def test_axe_finds_nothing_serious_in_any_tab(app: App) -> None:
     for name in ("Predicted vs measured", "Effects by position", "Pinned set", "Compare", "Keep"):
         app.tab(name)
         assert _serious(app) == []
-    app.page.get_by_role("button", name="Table").click()
+    app.page.get_by_role("button", name="Table", exact=True).click()
     assert _serious(app) == []
 
 
@@ -368,7 +380,7 @@ def test_hostile_text_runs_nowhere(app: App, tmp_path: Path) -> None:
         app.tab(name)
         app.page.wait_for_timeout(50)
     app.ask(f"view.select([{json.dumps(app.strongest()[0])}])")
-    app.page.get_by_role("button", name="Table").click()
+    app.page.get_by_role("button", name="Table", exact=True).click()
     # In the form, as a prompt and as answers: what is wrong with them is said as text.
     for label in ("Prompt", "Answer", "rather than"):
         app.page.get_by_label(label, exact=True).fill(HOSTILE)
