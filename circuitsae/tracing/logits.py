@@ -49,6 +49,9 @@ def logit_targets(context: Context, options: GraphOptions) -> list[LogitTarget]:
         with torch.enable_grad():
             leaf = run.logits[None].detach().requires_grad_()
             slopes = torch.autograd.grad(context.readout.value(leaf).sum(), leaf)[0][0, row]
+        # Logits less their mean sum to zero, so a constant may be taken from all slopes: the one that leaves least to the
+        # tokens that are no nodes.
+        slopes = slopes - slopes.median()
 
     def demeaned(token_id: int) -> Callable[[Tensor], Tensor]:
         return lambda logits: logits[:, 0, token_id] - logits[:, 0].mean(-1)

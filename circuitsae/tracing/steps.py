@@ -66,7 +66,7 @@ def trace(
         linearisation: `"gradient"`, or `"frozen"` (attention patterns and normalisation scales held constant).
         targets: What stands at the top: `"metric"`, or `"logits"`: the most probable next tokens, a node each
             (`logit/ID@POSITION`; its activation is the logit less the mean of all logits). Effects and weights stay those
-            of the task's metric.
+            of the task's metric; with `TopLogits` each logit counts by its probability.
         logit_share, max_logits: With `"logits"`: as many tokens as hold this probability, at most so many.
         error_targets: Whether error nodes get in-edges too: what acts on an error's projection on the direction in which
             the metric changes most (Marks et al. 2024). Its `total` is that projection.

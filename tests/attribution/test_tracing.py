@@ -9,6 +9,7 @@ import pytest
 import circuitsae as cs
 from circuitsae import names
 from circuitsae.errors import CancelledError, InputError, UnknownNameError
+from circuitsae.task.targets import TopLogits
 
 PLURAL = cs.LogitDiff(" are", " is")
 
@@ -54,8 +55,20 @@ def test_logits_are_as_many_as_hold_the_share(spliced: cs.SplicedModel, task: cs
         assert found == pytest.approx([p for _, p in circuit.graph.graph["top_tokens"]][: len(found)], rel=1e-5)
 
 
+def test_likeliest_logits_count_by_their_probability(transcoders: cs.SplicedModel, task: cs.Task) -> None:
+    task = cs.Task(task.prompt, metric=TopLogits(limit=4))
+    circuit = cs.trace(transcoders, task, max_nodes=30, targets="logits", max_logits=4)
+    tops = [key for key in circuit if circuit[key]["kind"] == "metric"]
+    edges = [e for key in tops for e in circuit.graph.in_edges(key, data=True) if e[0] != "bias"]
+    assert len(tops) == 4 and len(edges) > 80
+    for _, target, data in edges:
+        assert data["weight"] == pytest.approx(
+            -circuit[target]["probability"] * data["contribution"], rel=1e-6, abs=1e-12
+        )
+
+
 def test_every_target_says_how_much_of_it_is_explained(spliced: cs.SplicedModel, task: cs.Task) -> None:
-    circuit = cs.trace(spliced, task, max_nodes=40, error_targets=True, skip_nodes=True)
+    circuit = cs.trace(spliced, task, max_nodes=200, error_targets=True, skip_nodes=True)
     targets = [*circuit.features, *circuit.errors, "metric"]
     fed = [key for key in targets if circuit.graph.in_degree(key)]
     assert len(fed) > 40

@@ -67,6 +67,7 @@ class Circuit {
     this.explained = numbers("explained");
     this.total = numbers("total");
     this.baseline = numbers("baseline");
+    this.probability = numbers("probability");
     this.label = nodes.label || new Array(this.n).fill(null);
     // Rows of one layer need its part's name ("L3 mlp") only where a layer has several.
     const perLayer = new Map();
@@ -164,6 +165,7 @@ class Circuit {
 
   describe(i) {
     const words = { feature: "Feature", error: "Error node", token: "Token", bias: "Bias", metric: "Metric" };
+    if (this.kind[i] === "metric" && this.index[i] >= 0) return `${this.name(i)}, probability ${format(this.probability[i])}`;
     if (this.kind[i] === "metric" && this.about.metric_value !== undefined) return `Metric ${format(this.about.metric_value)}, ${this.about.metric.description || this.about.metric.name}`;
     const parts = [this.kind[i] === "bias" || this.kind[i] === "metric" ? words[this.kind[i]] : `${words[this.kind[i]]} ${this.name(i)}`];
     if (this.place(i)) parts.push(this.place(i));

@@ -3,6 +3,7 @@
 const UNIT = 21; // from one node to the next, across and down
 const GAP = 8; // between columns, at least
 const TOKEN = { height: 26, padding: 16, widest: 120, narrowest: 30 };
+const LOGIT = 84; // from one logit to the next, where there is room
 const FEW_SITES = 14; // with more, rows without a node become thin
 
 /** The circuit's rows from the foot: tokens, sites in the order the model computes them, the metric. */
@@ -120,6 +121,12 @@ function layOut(circuit, rows, items, room, measure) {
     // The metric's pill is wide and may stand over the last, narrow column: it stays inside.
     const centre = row === last ? Math.min(columns[column].x, Math.max(x / 2, x - 60)) : columns[column].x;
     const top = rows[row].y - tall / 2;
+    if (row === last && single.length > 1) {
+      // Several logits stand side by side, the most probable one where a metric would.
+      const step = Math.min(LOGIT, centre / single.length);
+      single.forEach((item, at) => places.set(item.id, { x: centre - at * step, y: rows[row].y }));
+      continue;
+    }
     wide.forEach((item, line) => places.set(item.id, { x: centre, y: top + line * UNIT }));
     single.forEach((item, at) => {
       const line = Math.floor(at / per);

@@ -65,7 +65,7 @@ class Stage {
       // A group stands where its strongest node does.
       const node = id < circuit.n ? id : groups[id - circuit.n].nodes.reduce((best, i) => (circuit.strength[i] > circuit.strength[best] ? i : best));
       const wide = id < circuit.n ? 0 : Math.min(150, this.measure(cut(groups[id - circuit.n].name, 18)) + 26);
-      return { id, row: rowOf(node), position: circuit.position[node], wide, strength: circuit.strength[node], last: circuit.kind[node] === "error" ? 1 : 0 };
+      return { id, row: rowOf(node), position: circuit.position[node], wide, strength: circuit.probability[node] || circuit.strength[node], last: circuit.kind[node] === "error" ? 1 : 0 };
     });
     this.layout = layOut(circuit, this.rows, items, this.room, (text) => this.measure(text));
     const before = this.places;
@@ -195,8 +195,9 @@ class Stage {
       box(cut(visible(text).trim() || visible(text) || "token", 14), 40, BOX.token, 7);
     } else if (kind === "metric") {
       const value = circuit.about.metric_value;
-      const text = circuit.index[id] >= 0 ? cut(circuit.name(id), 18) : value === undefined ? "metric" : `metric ${format(value)}`;
-      box(text, this.measure(text, 13) + 30, BOX.metric, 15);
+      const one = circuit.index[id] >= 0; // a next token's logit, of which there are several
+      const text = one ? cut(visible(circuit.label[id] || "").trim() || String(circuit.index[id]), 9) : value === undefined ? "metric" : `metric ${format(value)}`;
+      box(text, this.measure(text, 13) + (one ? 18 : 30), BOX.metric, 15);
     } else if (kind === "bias") box("bias", 42, BOX.token, 7);
     else {
       const text = cut(view.groups[id - circuit.n].name, 18);
