@@ -112,7 +112,8 @@ def is_inside(path: str) -> bool:
         (True, False, False, False)
     """
     parts = PurePosixPath(path).parts
-    return not (path.startswith("/") or "\\" in path or "\0" in path or ":" in path or ".." in parts)
+    has_drive = any(part[1:2] == ":" for part in parts)  # another drive's, on Windows
+    return not (path.startswith("/") or "\\" in path or "\0" in path or has_drive or ".." in parts)
 
 
 def list_files(place: HubPath) -> Listing:

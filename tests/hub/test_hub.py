@@ -34,6 +34,7 @@ def one_sentence(error: pytest.ExceptionInfo[FetchError]) -> str:
         ("hf://org/name/", HubPath("org/name")),
         ("hf://org/name/a/b.npz", HubPath("org/name", "a/b.npz")),
         ("hf://org/name/a@v1", HubPath("org/name", "a", "v1")),
+        ("hf://org/name/sae_24576:v1", HubPath("org/name", "sae_24576:v1")),
         ("hf://org/name/a?revision=pr/1", HubPath("org/name", "a", "pr/1")),
         ("hf://org/name@" + "0" * 40, HubPath("org/name", "", "0" * 40)),
     ],

@@ -317,3 +317,28 @@ def test_dictionaries_that_were_trained_on_a_centred_model_get_one(tmp_path: Pat
     with torch.no_grad():
         spliced.model.run_with_hooks(torch.tensor([[0, 3, 5]]), fwd_hooks=[hook])
     assert seen[0].mean(-1).abs().max() < 1e-6
+
+
+def test_transcoders_in_circuit_tracers_format_give_the_same_circuit(tmp_path: Path) -> None:
+    """tiny's own, written as a circuit-tracer set: another file format is not another circuit."""
+    from safetensors.torch import save_file
+
+    from circuitsae.dictionaries.reader import read_folder
+
+    preset = find_preset("tiny-transcoders")
+    for layer, given in enumerate(preset.dictionaries):
+        weights = read_folder(given).weights
+        state = {name: weights.view(name).float().contiguous() for name in ("W_dec", "b_enc", "b_dec")}
+        state["W_enc"] = weights.view("W_enc").float().T.contiguous()
+        state["activation_function.threshold"] = weights.view("threshold").float().contiguous()
+        save_file(state, tmp_path / f"layer_{layer}.safetensors")
+    formats.write_yaml(tmp_path, {"feature_input_hook": "mlp.hook_in"})
+    task = cs.Task("The keys to the cabinet", metric=cs.LogitDiff(" are", " is"))
+    found = []
+    for dictionaries in (preset.dictionaries, [tmp_path]):
+        spliced = cs.load(preset, dictionaries=dictionaries)
+        circuit = cs.trace(spliced, task, max_nodes=24)
+        found.append({key: circuit[key]["effect"] for key in circuit.strongest(24, kind="feature")})
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 10
+    for key, effect in found[0].items():
+        assert found[1][key] == pytest.approx(effect, rel=1e-4, abs=1e-6)

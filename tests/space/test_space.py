@@ -342,7 +342,7 @@ def test_the_built_folder_starts_in_a_fresh_environment(built: Path, tmp_path: P
         "-r",
         str(built / "requirements.txt"),
     ]
-    done = subprocess.run(pip, capture_output=True, text=True)
+    done = subprocess.run(pip, capture_output=True, text=True, env={"PIP_RETRIES": "1", **os.environ})
     assert done.returncode == 0, done.stderr
     port = free_port()
     process = started(python, built, tmp_path, port)
