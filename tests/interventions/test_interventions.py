@@ -134,7 +134,7 @@ def test_frozen_direct_effects_are_the_weights_of_the_frozen_graph(
     ]
     edges = sorted(edges, key=lambda e: -abs(e[2]["contribution"]))
     edges = [[e for e in edges if graph.nodes[e[0]]["kind"] == kind][:9:3] for kind in ("feature", "error", "token")]
-    assert edges[0] and edges[1]
+    assert edges[0] and (edges[1] or edges[2])
     edges = [edge for some in edges for edge in some]
     frozen: dict[str, Any] = {"attention": "frozen", "normalisation": "frozen", "direct_only": True}
     # So small that no feature falls silent: the activation follows the pre-activation. Where a transcoder stands for each
