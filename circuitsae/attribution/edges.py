@@ -19,7 +19,8 @@ from circuitsae.attribution.baselines import Baseline, FeatureNodes
 from circuitsae.attribution.sweep import Chain, build_chain, watched
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.errors import InputError, UnknownNameError
-from circuitsae.model.hooks import Hook, Prefix
+from circuitsae.model.checks import freezes, verify
+from circuitsae.model.hooks import Hook, Prefix, Watch
 from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward
 from circuitsae.model.spliced import SplicedModel
 
@@ -169,6 +170,7 @@ class EdgeEngine:
         self.frozen, self.budget = linearisation == "frozen", budget
         self.path = "autograd"
         self._sweeps = sweep and self.frozen
+        verify(spliced, frozen=self.frozen)
         self._extra = freezes(spliced) if self.frozen else []
         self._offsets = [
             torch.searchsorted(n.positions, torch.arange(run.n_tokens + 1, device=n.positions.device)).tolist()
@@ -449,9 +451,7 @@ class EdgeEngine:
 
     def _chain(self) -> Chain | None:
         tape: dict[str, Tensor] = {}
-        watch: dict[str, Hook] = {
-            name: lambda x, name=name: tape.__setitem__(name, x) for name in watched(self.spliced)
-        }
+        watch: dict[str, Hook] = {name: Watch(tape, name) for name in watched(self.spliced)}
         captured, leaves = self._linearise(0, self.run.n_tokens, stop_at=None, watch=watch)
         return build_chain(self.spliced, captured, leaves, tape, self.budget)
 
@@ -631,15 +631,6 @@ def encoder_directions(
         rows = torch.arange(len(positions), device=x.device)
         value = spliced.dictionaries[number].pre_activations(x, rows, indices, frozen=frozen)
         return torch.autograd.grad(value.sum(), x)[0]
-
-
-def freezes(spliced: SplicedModel) -> list[tuple[str, Hook]]:
-    """Returns the hooks that hold attention patterns and normalisation scales constant: each is detached."""
-    names = ["ln_final.hook_scale"]
-    for layer in range(spliced.n_layers):
-        names.append(f"blocks.{layer}.attn.hook_pattern")
-        names += [f"blocks.{layer}.{ln}.hook_scale" for ln in ("ln1", "ln2", "ln1_post", "ln2_post")]
-    return [(name, lambda x: x.detach()) for name in names if spliced.hooked.has(name)]
 
 
 def position_buckets(positions: Int[Tensor, "target"], n_tokens: int) -> list[tuple[int, int]]:

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuitsae.model.probes import Pointwise, Probe, close, reaches, tolerance, vjp
 from circuitsae.model.runs import EMBED, Captured
 from circuitsae.model.spliced import SplicedModel
 
@@ -32,35 +33,8 @@ OnLeaf = Callable[[str, Tensor, int], None]
 """Called with a leaf's hook point, the Jacobian of targets there, `[pos target d]` (not to be kept), and the number of the
 first of these targets, counted in the order in which they joined."""
 
-_SEED = 20_240_521
+_SEED = 20_240_522
 _verified: "weakref.WeakKeyDictionary[Any, dict[tuple[object, ...], bool]]" = weakref.WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class Pointwise:
-    """A map that acts on each position alone: `y = gain * (x - mean(x))` plus a constant, or without the mean.
-
-    Attributes:
-        gain: `[pos d]`, `None` for 1.
-        centred: Whether the mean is taken off.
-    """
-
-    gain: Float[Tensor, "pos d"] | None
-    centred: bool
-
-    def pull(self, g: Float[Tensor, "pos target d"]) -> Float[Tensor, "pos target d"]:
-        """Returns the Jacobian below the map from the one above."""
-        if self.gain is None:
-            return g
-        g = g * self.gain[: g.shape[0], None]
-        return g.sub_(g.mean(-1, keepdim=True)) if self.centred else g
-
-    def pull_rows(self, rows: Float[Tensor, "target d"], at: Int[Tensor, "target"]) -> Float[Tensor, "target d"]:
-        """Returns the same for targets of one position each."""
-        if self.gain is None:
-            return rows
-        rows = rows * self.gain[at]
-        return rows.sub_(rows.mean(-1, keepdim=True)) if self.centred else rows
 
 
 @dataclass(frozen=True)
@@ -395,26 +369,25 @@ class _Reader:
     ) -> None:
         self.spliced, self.tape, self.leaves, self.budget = spliced, tape, leaves, budget
         self.stops = {point.leaf for point in points}
-        self.tolerance = tolerance(spliced.hooked.dtype)
-        self.generator = torch.Generator().manual_seed(_SEED)
+        self.probe = Probe(tolerance(spliced.hooked.dtype))
 
     def link(self, low: _Point, high: _Point) -> Link | None:
         """Returns what lies between two points, `None` where attention is not recognised."""
         x, y = low.above, high.below
-        r = self.random(y)
+        r = self.probe.random(y)
         inner: dict[str, Tensor] = {}  # leaves that write in between: their Jacobian for r
         for name, leaf in self.leaves.items():
             if name in self.stops or self.spliced.hooked.layer(name) != high.layer:
                 continue
-            j = None if _reaches(low.below, leaf) else _vjp(y, leaf, r)
+            j = None if reaches(leaf, low.below) else vjp(y, leaf, r)
             if j is not None:
                 inner[name] = j
-        expected = _vjp(y, x, r)
+        expected = vjp(y, x, r)
         expected = torch.zeros_like(x) if expected is None else expected
         maps: dict[str, Pointwise] = {}
         z: str | None = None
         for name in inner:
-            found = self.pointwise(y, self.leaves[name])
+            found = self.probe.pointwise(y, self.leaves[name])
             if found is not None:
                 maps[name] = found
             elif z is None:
@@ -422,19 +395,21 @@ class _Reader:
             else:
                 return None
         identity = Pointwise(None, False)
-        if z is None and self.agrees(identity.pull(r[0][:, None])[:, 0], expected[0]):
+        if z is None and self.probe.agrees(identity.pull(r[0][:, None])[:, 0], expected[0]):
             return Linked(identity, None, maps)
         attention = None if low.name.endswith("hook_resid_mid") else self.attention(low, high)
         if attention is not None:
             column = r[0][:, None]
             if z is not None:
                 # r's own order: [pos 1 width]
-                if self.agrees(attention.pull_z(column)[:, 0], inner[z][0]) and self.agrees(r[0], expected[0]):
+                if self.probe.agrees(attention.pull_z(column)[:, 0], inner[z][0]) and self.probe.agrees(
+                    r[0], expected[0]
+                ):
                     return Linked(identity, attention, maps, z)
-            elif self.agrees((column + attention.pull(column))[:, 0], expected[0]):
+            elif self.probe.agrees((column + attention.pull(column))[:, 0], expected[0]):
                 return Linked(identity, attention, maps)
         if z is None:
-            scaled = self.pointwise(y, x)
+            scaled = self.probe.pointwise(y, x)
             if scaled is not None:
                 return Linked(scaled, None, maps)
         if low.name.endswith("hook_resid_mid"):
@@ -464,7 +439,7 @@ class _Reader:
         if not fits:
             return None
         product = self.tape.get(prefix + "attn.o.hook_out")
-        above = Pointwise(None, False) if product is None else self.pointwise(high.below, product)
+        above = Pointwise(None, False) if product is None else self.probe.pointwise(high.below, product)
         if above is None:
             # a leaf at the heads' output replaces it, and the product hangs on the leaf all the same
             return None
@@ -472,8 +447,8 @@ class _Reader:
             source = self.tape.get(prefix + name)
             below = (
                 None
-                if source is None or _vjp(v, source, torch.ones_like(v)) is None
-                else self.pointwise(source, low.above)
+                if source is None or vjp(v, source, torch.ones_like(v)) is None
+                else self.probe.pointwise(source, low.above)
             )
             if below is not None:
                 return Attention(below, values.detach(), pattern[0].detach(), output.detach(), above)
@@ -484,66 +459,10 @@ class _Reader:
         for number in range(len(points) - 1, -1, -1):
             point = points[number]
             for above, x in ((True, point.above), (False, point.below)):
-                if x_in is x or _reaches(x_in, x):
-                    link = self.pointwise(x_in, x)
+                if x_in is x or reaches(x, x_in):
+                    link = self.probe.pointwise(x_in, x)
                     return None if link is None else Entry(number, above, link)
         return None
-
-    def pointwise(self, y: Tensor, x: Tensor) -> Pointwise | None:
-        """Returns y's dependence on x if it acts on each position alone as a gain, after a mean is taken off or not.
-
-        With `J^T g = gain * g`, minus its mean if the map is centred, the products with `1` and with another vector b
-        give the gain: centred, `J^T b - b * J^T 1 = mean(gain) * b - mean(gain * b)`, two unknowns at each position.
-        """
-        if y.shape != x.shape or y.ndim != 3:
-            return None
-        b = self.random(y).abs() + 1
-        ones = torch.ones_like(b)
-        first, second = _vjp(y, x, ones), _vjp(y, x, b)
-        if first is None or second is None:
-            return None
-        size = second.abs().mean(-1, keepdim=True)
-        centred = bool((second.mean(-1, keepdim=True).abs() <= 10 * self.tolerance * size + 1e-300).all())
-        gain = first
-        if centred:
-            spread = b - b.mean(-1, keepdim=True)
-            gain = first + ((second - b * first) * spread).sum(-1, keepdim=True) / spread.square().sum(-1, keepdim=True)
-        found = Pointwise(gain[0].detach(), centred)
-        r = self.random(y)
-        expected = _vjp(y, x, r)
-        if expected is None or not self.agrees(found.pull(r[0][:, None])[:, 0], expected[0]):
-            return None
-        return Pointwise(None, False) if not centred and bool((gain == 1).all()) else found
-
-    def random(self, like: Tensor) -> Tensor:
-        """Returns a random vector at every place of a tensor."""
-        return torch.randn(like.shape, generator=self.generator, dtype=torch.float64).to(like)
-
-    def agrees(self, found: Tensor, expected: Tensor) -> bool:
-        """Whether two roads to one number give the same."""
-        return _close(found, expected, self.tolerance)
-
-
-def tolerance(dtype: torch.dtype) -> float:
-    """Returns what two orders of one computation may differ by, relative to the largest number."""
-    return {torch.float64: 1e-10, torch.float32: 2e-4}.get(dtype, 5e-2)
-
-
-def _close(found: Tensor, expected: Tensor, limit: float) -> bool:
-    size = max(float(expected.abs().max()), float(found.abs().max())) if expected.numel() else 0.0
-    return found.shape == expected.shape and bool((found - expected).abs().max() <= limit * size + 1e-300)
-
-
-def _vjp(y: Tensor, x: Tensor, g: Tensor) -> Tensor | None:
-    if y is x:
-        return g
-    if not y.requires_grad or not x.requires_grad:
-        return None
-    return torch.autograd.grad(y, x, g, retain_graph=True, allow_unused=True)[0]
-
-
-def _reaches(y: Tensor, x: Tensor) -> bool:
-    return _vjp(y, x, torch.zeros_like(y)) is not None
 
 
 def _weight(module: Any, *names: str) -> Tensor | None:
@@ -559,7 +478,7 @@ def _weight(module: Any, *names: str) -> Tensor | None:
 
 def _holds(chain: Chain, captured: Captured, leaves: Mapping[str, Tensor], dtype: torch.dtype) -> bool:
     """Compares one random product through the whole chain with autograd: a target for each dictionary, summed."""
-    generator = torch.Generator().manual_seed(_SEED + 1)
+    generator = torch.Generator().manual_seed(_SEED)
     blocks = []
     for number in chain.order_of(chain.entries):
         x_in = captured.x_in[number]
@@ -589,6 +508,6 @@ def _holds(chain: Chain, captured: Captured, leaves: Mapping[str, Tensor], dtype
         allow_unused=True,
     )
     return all(
-        _close(found[name], torch.zeros_like(found[name]) if j is None else j, 10 * tolerance(dtype))
+        close(found[name], torch.zeros_like(found[name]) if j is None else j, 10 * tolerance(dtype))
         for name, j in zip(leaves, expected, strict=True)
     )

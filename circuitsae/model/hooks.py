@@ -36,6 +36,18 @@ class Prefix:
     residual: Float[Tensor, "batch pos d_model"]
 
 
+class Watch:
+    """A hook that keeps what passes a hook point, where it fires: a run does not insist on it."""
+
+    def __init__(self, tape: dict[str, Tensor], name: str) -> None:
+        self.tape, self.name = tape, name
+
+    def __call__(self, x: Tensor) -> Tensor | None:
+        """Keeps a value."""
+        self.tape[self.name] = x
+        return None
+
+
 class _Stop(Exception):
     """Unwinds a forward pass once all that was asked for is there."""
 
@@ -55,6 +67,7 @@ class HookedModel:
         self._points: Mapping[str, Any] = dict(self.model.hook_dict)
         self._parameters: list[nn.Parameter] = list(self.model.parameters())
         self._tuple_blocks: bool | None = None
+        self._forks: bool | None = None
 
     @property
     def device(self) -> torch.device:
@@ -126,7 +139,7 @@ class HookedModel:
 
             return run
 
-        listed = [(name, watched(name, hook)) for name, hook in hooks]
+        listed = self._rejoined([(name, watched(name, hook)) for name, hook in hooks])
         if stop_at is not None:
             listed.append((stop_at, _raise_stop))
         with self._quiet(), self._attached(listed), self._started(start, tokens.shape[0]), self._scored(logits_at):
@@ -135,8 +148,10 @@ class HookedModel:
                 logits = self.model(tokens, return_type="logits", **cached)
             except _Stop:
                 logits = None
-        for name, _ in hooks:
-            if logits is not None and name not in seen:  # a run that stops early may end before some of them
+        for name, hook in hooks:
+            if (
+                logits is not None and name not in seen and not isinstance(hook, Watch)
+            ):  # a run that stops early may end before some of them
                 raise SpliceError(
                     f"The hook point {name!r} exists but did not fire during the forward pass, so nothing can be "
                     "spliced in there; some need a switch first (hook_mlp_in: model.set_use_hook_mlp_in(True), "
@@ -144,6 +159,70 @@ class HookedModel:
                     "'blocks.0.hook_mlp_out'."
                 )
         return logits
+
+    def _rejoined(self, hooks: list[tuple[str, Hook]]) -> list[tuple[str, Hook]]:
+        """Lets edits of the residual stream between attention and MLP reach the stream on every kind of model.
+
+        On a Bridge `hook_resid_mid` is the input of the MLP's normalisation, off the path of the stream itself, so what
+        a hook changes there is added where the block ends.
+        """
+        middle = [(name, hook) for name, hook in hooks if name.endswith(".hook_resid_mid")]
+        if not middle or not self._forks_at_middle(middle[0][0]):
+            return hooks
+        changes: dict[int, Tensor] = {}
+
+        def noting(name: str, hook: Hook) -> Hook:
+            layer = self.layer(name)
+
+            def run(x: Tensor) -> Tensor | None:
+                new = hook(x)
+                if new is not None and new is not x:
+                    changes[layer] = changes[layer] + (new - x) if layer in changes else new - x
+                return new
+
+            return run
+
+        def adding(layer: int) -> Hook:
+            return lambda x: x + changes.pop(layer) if layer in changes else None
+
+        layers = sorted({self.layer(name) for name, _ in middle})
+        added = [(f"blocks.{layer}.hook_resid_post", adding(layer)) for layer in layers]
+        return [*added, *((n, noting(n, h) if n.endswith(".hook_resid_mid") else h) for n, h in hooks)]
+
+    def _forks_at_middle(self, name: str) -> bool:
+        """Whether a change at a `hook_resid_mid` misses the residual stream; tried once, on one token."""
+        if self._forks is None:
+            layer = self.layer(name)
+            found: dict[str, Tensor] = {}
+
+            def cut(x: Tensor, hook: Any) -> Tensor:
+                found["x"] = x.detach().requires_grad_()
+                return found["x"]
+
+            def keep(x: Tensor, hook: Any) -> None:
+                found["y"] = x
+                raise _Stop
+
+            points = [(self.point(name), cut), (self.point(f"blocks.{layer}.hook_resid_post"), keep)]
+            attached = []
+            try:
+                for point, hook in points:
+                    point.add_hook(hook)
+                    attached.append((point, point.fwd_hooks[-1]))
+                with self._quiet(), torch.enable_grad(), contextlib.suppress(_Stop):
+                    mlp_out = self.point(f"blocks.{layer}.hook_mlp_out")
+                    mlp_out.add_hook(lambda x, hook: x.detach())
+                    attached.append((mlp_out, mlp_out.fwd_hooks[-1]))
+                    self.model(torch.zeros(1, 1, dtype=torch.long, device=self.device), return_type="logits")
+            finally:
+                for point, handle in reversed(attached):
+                    handle.hook.remove()
+                    point.fwd_hooks.remove(handle)
+            # with the MLP cut, only the stream itself leads from there to the end of the block
+            y = found["y"]
+            gradient = torch.autograd.grad(y.sum(), found["x"], allow_unused=True)[0] if y.requires_grad else None
+            self._forks = gradient is None
+        return self._forks
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:

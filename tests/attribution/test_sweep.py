@@ -1,5 +1,6 @@
 """The sweep of frozen graphs against autograd, for every architecture, and against the conservation law."""
 
+import gc
 import warnings
 from functools import cache
 from typing import Any
@@ -9,8 +10,12 @@ import torch
 from torch import Tensor
 
 import circuitsae as cs
+from circuitsae.attribution import sweep
 from circuitsae.attribution.edges import EdgeBatch, EdgeEngine, FeatureTargets, Sources
 from circuitsae.attribution.effects import make_context
+from circuitsae.attribution.sweep import Chain
+from circuitsae.errors import InputError
+from circuitsae.model.checks import freezes
 from circuitsae.model.spliced import SplicedModel
 from tests.attribution.architectures import N_LAYERS, TOKENS, bridge, dictionary, with_transcoders
 
@@ -52,7 +57,7 @@ def dense(batches: list[EdgeBatch], what: str = "contributions") -> Tensor:
     targets, sources, values = (torch.cat([getattr(b, w) for b in batches]) for w in ("targets", "sources", what))
     size = int(torch.cat([b.target_nodes for b in batches]).max()) + 1 + 200
     assert len(torch.unique(targets * size + sources)) == len(targets)
-    return torch.zeros(size, size, dtype=torch.float64).index_put_((targets, sources), values)
+    return torch.zeros(size, size, dtype=torch.float64).index_put_((targets, sources), values.double())
 
 
 def by_node(batches: list[EdgeBatch], what: str) -> Tensor:
@@ -159,10 +164,118 @@ def test_skip_paths_are_part_of_the_segment() -> None:
 
 
 def test_blocks_under_a_small_budget_give_the_same() -> None:
-    tokens = (TOKENS * 4)[:30]
-    agree(with_transcoders(model("llama")), tokens=tokens, budget=60_000)
+    tokens = (TOKENS * 3)[:20]
+    engine, targets = whole_graph(with_transcoders(model("llama")), tokens, budget=500_000)
+    batches = list(engine.feature_edges(targets))
+    assert engine.path == "sweep" and len(batches) > 5
+    whole, _ = whole_graph(with_transcoders(model("llama")), tokens)
+    torch.testing.assert_close(dense(batches), dense(list(whole.feature_edges(targets))), atol=1e-9, rtol=1e-9)
 
 
 def test_float32_goes_the_same_way() -> None:
     spliced = with_transcoders(bridge("llama", torch.float32))
     agree(spliced, atol=2e-3)
+
+
+def test_top_edges_are_the_largest_contributions_of_each_target() -> None:
+    spliced = with_transcoders(model("llama"))
+    engine, targets = whole_graph(spliced)
+    whole = list(engine.feature_edges(targets))
+    few, _ = whole_graph(spliced, top_k=5)
+    kept = list(few.feature_edges(targets))
+    everything, some = dense(whole), dense(kept)
+    bias = len(TOKENS)
+    assert torch.equal(everything[:, bias], some[:, bias])
+    everything[:, bias] = some[:, bias] = 0
+    largest = everything.abs().topk(5, dim=1).values
+    torch.testing.assert_close(some.abs().topk(6, dim=1).values[:, :5], largest)
+    assert int((some != 0).sum(1).max()) == 5
+    for what in ("totals", "magnitudes"):
+        torch.testing.assert_close(by_node(kept, what), by_node(whole, what))
+    with pytest.raises(InputError, match="at least 1"):
+        whole_graph(spliced, top_k=0)
+
+
+def test_cancelling_leaves_nothing_behind() -> None:
+    spliced = with_transcoders(model("gpt2"))
+    engine, targets = whole_graph(spliced, budget=200_000)
+
+    def tick(done: int, total: int, what: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(engine.feature_edges(targets, tick))
+    gc.collect()
+    assert not any(type(thing) is Chain for thing in gc.get_objects())
+    assert all(not point.fwd_hooks for point in spliced.model.hook_dict.values())
+
+
+def test_a_chain_that_does_not_hold_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison with autograd notices a wrong piece, and autograd's numbers are what comes out."""
+    pull = sweep.Attention.pull
+    monkeypatch.setattr(sweep.Attention, "pull", lambda self, g: pull(self, g) * (1 + 1e-6))
+    monkeypatch.setattr(sweep, "_verified", type(sweep._verified)())
+    spliced = with_transcoders(model("gpt2"))
+    engine, targets = whole_graph(spliced)
+    assert next(iter(engine.feature_edges(targets))) and engine.path == "autograd"
+
+
+@pytest.mark.parametrize("linearisation", ["gradient", "frozen"])
+@pytest.mark.parametrize("sites", ["residual SAEs", "transcoders"])
+def test_edges_of_error_nodes_equal_finite_differences(sites: str, linearisation: str) -> None:
+    """How far the error's projection moves when a source is moved, all other leaves held; and rows add up."""
+    m = model("gpt2")  # whose softmax is in float64 too
+    spliced = SplicedModel(m, SITES[sites](m), prepend_bos=False) if sites in SITES else with_transcoders(m)
+    engine, _ = whole_graph(spliced, linearisation=linearisation)
+    batches = list(engine.error_edges())
+    edges = dense(batches)
+    totals, nodes = (torch.cat([getattr(b, w) for b in batches]) for w in ("totals", "target_nodes"))
+    torch.testing.assert_close(edges[nodes].sum(1), totals, atol=1e-9, rtol=1e-9)
+    hook, position = spliced.written[-1], len(TOKENS) - 1
+    target = next(t for t in engine.error_targets() if t.hook == hook)
+    unit = target.gradients[position] / target.gradients[position].norm()
+    node = int(target.nodes[position])
+    assert float(totals[nodes == node]) == pytest.approx(float(unit @ engine.run.sites[hook].error[position]), abs=1e-9)
+    source = spliced.written[-2]
+    chosen, numbers = engine.sources.features[1]
+    block = engine.nodes[1]
+    at = int((block.positions <= position).sum()) - 1  # an active feature at the target's position
+    row = block.decoders[0][block.inverse[at]]
+    patterns = {name: hook for name, hook in freezes(spliced)} if linearisation == "frozen" else {}
+    stored: dict[str, Tensor] = {}
+
+    def projection(change: float) -> float:
+        values: dict[str, Tensor] = {}
+
+        def put(name: str) -> Any:
+            def run(x: Tensor, hook: object) -> Tensor:
+                values[name] = x[0]
+                new = engine.run.sites[name].x.clone()
+                if name == source:
+                    new[int(block.positions[at])] += change * row
+                return new[None]
+
+            return run
+
+        number = len(spliced.dictionaries) - 1
+        hooks: list[Any] = [(n, lambda x, hook, n=n: stored.get(n, x)) for n in patterns]
+        hooks += [(name, put(name)) for name in spliced.written if name != hook]
+        read: list[Tensor] = []
+        hooks += [(spliced.reads[number], lambda x, hook: read.append(x[0]))]
+        hooks += [(hook, lambda x, hook: values.__setitem__("out", x[0]))]
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            spliced.model.run_with_hooks(torch.tensor([TOKENS]), fwd_hooks=hooks)
+        rebuilt = spliced.dictionaries[number].reconstruct(read[0], engine.run.features[number].features)
+        return float(unit @ (values["out"] - rebuilt)[position])
+
+    if patterns:
+        with torch.no_grad():
+            hooks = [(n, lambda x, hook, n=n: stored.__setitem__(n, x)) for n in patterns]
+            spliced.model.run_with_hooks(torch.tensor([TOKENS]), fwd_hooks=hooks)
+    step = 1e-5
+    slope = (projection(step) - projection(-step)) / (2 * step)
+    assert abs(slope) > 1e-6
+    found = float(edges[node, int(numbers[at])])
+    assert found == pytest.approx(slope * float(block.activations[at]), rel=1e-5, abs=1e-8)
+    assert int(chosen[at]) == at
