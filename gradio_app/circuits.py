@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from statistics import correlation
 
 import circuitsae as cs
 from circuitsae.labels import label_circuit, preset_labels
@@ -12,33 +11,25 @@ from gradio_app.settings import make_settings
 
 NODES = 96
 MEASURED = 16
-HOLDS = 0.85
-"""Correlation of predicted and measured effects from which a prediction is said to hold."""
 
 
 def make_circuit(preset: str, spliced: cs.SplicedModel) -> cs.Circuit:
-    """Returns the circuit of a preset's longest example whose predictions hold, its strongest nodes measured.
-
-    Where they hold for none, it is the one where they hold best.
-    """
-    made: list[tuple[float, cs.Circuit]] = []
+    """Returns the circuit of that example of a preset whose strongest nodes do most nearly what is predicted."""
+    made: list[cs.Circuit] = []
     for example in find_preset(preset).examples:
         form = Form(preset, example.prompt, example.answer, example.foil or "", nodes=NODES)
-        circuit = cs.trace(spliced, form.task(), measure=MEASURED, **form.options())
-        measured = [data for _, data in circuit.graph.nodes(data=True) if "measured_effect" in data]
-        made.append(
-            (
-                correlation([data["effect"] for data in measured], [data["measured_effect"] for data in measured]),
-                circuit,
-            )
-        )
+        made.append(cs.trace(spliced, form.task(), measure=MEASURED, **form.options()))
+    best = min(made, key=_gap)
     store = preset_labels(preset)
-    holding = [pair for pair in made if pair[0] >= HOLDS]
-    longest = max(holding, key=lambda pair: len(pair[1].tokens), default=None)
-    best = (longest or max(made, key=lambda pair: pair[0]))[1]
     if store is not None:
         label_circuit(best, store)
     return best
+
+
+def _gap(circuit: cs.Circuit) -> float:
+    """Returns how far the five strongest nodes' predictions are off, as a share of what is measured."""
+    pairs = [(circuit[key]["effect"], circuit[key]["measured_effect"]) for key in circuit.strongest(5)]
+    return sum(abs(a - b) for a, b in pairs) / sum(abs(b) for _, b in pairs)
 
 
 def main() -> None:
