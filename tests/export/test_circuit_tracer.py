@@ -51,6 +51,7 @@ def check_schema(document: dict[str, Any]) -> None:
         assert isinstance(link["weight"], int | float)
 
 
+@settings(max_examples=50)
 @given(circuits())
 def test_every_circuit_is_valid_there_and_comes_back_exactly(circuit: Circuit) -> None:
     text = as_circuit_tracer(circuit)
@@ -159,7 +160,7 @@ def test_a_graph_of_circuit_tracer_comes_back_exactly(theirs: dict[str, Any], tm
     assert json.loads(as_circuit_tracer(Circuit.load(tmp_path / "c.json"))) == theirs
 
 
-@settings(max_examples=50)
+@settings(max_examples=40)
 @given(st.data())
 def test_every_graph_of_theirs_comes_back_exactly(data: st.DataObject) -> None:
     numbers = st.floats(-1e6, 1e6, allow_nan=False)

@@ -16,7 +16,7 @@ from tests.synthetic import synthetic_circuit
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(circuits())
 def test_every_circuit_is_drawn_as_svg_that_parses_and_runs_nothing(circuit: Circuit) -> None:
     root = ElementTree.fromstring(as_svg(circuit))

@@ -14,6 +14,7 @@ from circuitsae.graph.schema import EDGE_NUMBERS, NODE_NUMBERS
 from tests.graph.test_strangers import circuits
 
 
+@settings(max_examples=40)
 @given(circuits())
 def test_every_circuit_comes_back_from_cytoscape_exactly(circuit: Circuit) -> None:
     text = as_cytoscape(circuit)
@@ -54,7 +55,7 @@ pyg = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWa
 
 
 @pyg
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(circuits())
 def test_every_circuit_comes_back_from_tensors_exactly(circuit: Circuit) -> None:
     pytest.importorskip("torch_geometric", reason="torch_geometric is not installed")

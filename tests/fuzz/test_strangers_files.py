@@ -66,7 +66,7 @@ def test_each_target_reads_its_good_file(name: str, good: dict[str, bytes]) -> N
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(data=st.binary(max_size=200))
 def test_bytes_of_no_kind(name: str, data: bytes) -> None:
     survives(TARGETS[name], data)
@@ -95,7 +95,7 @@ def damage(draw: st.DrawFn) -> Callable[[bytes], bytes]:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=damage(), second=damage() | st.none())
 def test_good_files_that_were_damaged(name: str, good: dict[str, bytes], first: Any, second: Any) -> None:
     data = first(good[name])
@@ -111,7 +111,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.parametrize("name", ["circuit", "circuit_tracer", "cytoscape", "json_labels"])
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_good_json_with_a_part_exchanged(name: str, good: dict[str, bytes], data: st.DataObject) -> None:
     document = json.loads(good[name])
@@ -165,7 +165,7 @@ def tables(draw: st.DrawFn) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(tables())
 def test_parquet_files_with_columns_of_any_type(data: bytes) -> None:
     survives(TARGETS["parquet"], data)

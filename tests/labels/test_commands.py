@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -90,3 +91,12 @@ def test_a_preset_names_its_labels_by_path_or_by_source(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="labels is 3; expected text"):
         read_preset(path)
     assert preset_labels(dataclasses.replace(find_preset("tiny"), labels="")) is None
+
+
+def test_reading_labels_needs_no_torch() -> None:
+    code = (
+        "import sys; from circuitsae.labels import open_labels, preset_labels; store = preset_labels('tiny'); "
+        "assert store.label(store.sites[-1], 253); assert open_labels('neuronpedia:gpt2-small/8-res-jb').sources; "
+        "print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
