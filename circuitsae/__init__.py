@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from circuitsae.dictionaries.base import Dictionary
     from circuitsae.errors import CircuitsaeError
     from circuitsae.evaluation.evaluator import evaluate
+    from circuitsae.evaluation.learned import LearnedMask, learn_mask
     from circuitsae.evaluation.result import Evaluation
     from circuitsae.graph.aggregation import aggregate
     from circuitsae.graph.circuit import Circuit
@@ -72,6 +73,7 @@ __all__ = [
     "Generation",
     "Intervention",
     "InterventionResult",
+    "LearnedMask",
     "LogProb",
     "Logit",
     "LogitDiff",
@@ -95,6 +97,7 @@ __all__ = [
     "intervene",
     "intervene_many",
     "label_circuit",
+    "learn_mask",
     "load",
     "node_effects",
     "open_labels",
@@ -122,6 +125,7 @@ _HOMES = {
     "Generation": "interventions",
     "Intervention": "interventions",
     "InterventionResult": "interventions",
+    "LearnedMask": "evaluation.learned",
     "LogProb": "task.metrics",
     "Logit": "task.metrics",
     "LogitDiff": "task.metrics",
@@ -144,6 +148,7 @@ _HOMES = {
     "intervene": "interventions",
     "intervene_many": "interventions",
     "label_circuit": "labels.sources",
+    "learn_mask": "evaluation.learned",
     "load": "model.loading",
     "node_effects": "attribution.effects",
     "open_labels": "labels.sources",

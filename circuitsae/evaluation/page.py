@@ -75,6 +75,7 @@ def report_page(
     evaluation: Evaluation,
     examples: Sequence[Mapping[str, Any]] = (),
     title: str | None = None,
+    measured: Sequence[Circuit] = (),
 ) -> str:
     """Returns the report as one HTML page: the numbers, curves beside baselines, predicted against measured, the circuit.
 
@@ -85,6 +86,7 @@ def report_page(
         evaluation: What was measured.
         examples: Records of some tasks (`TaskSet.records`), shown as they are.
         title: The page's heading; the tasks' name by default.
+        measured: The tasks' own circuits, whose nodes were measured.
     """
     about = evaluation.about
     name = title or f"What in {_model(about)} does “{about['tasks']['name']}”?"
@@ -94,7 +96,7 @@ def report_page(
         _numbers(evaluation),
         _examples(examples, about),
         _curves(evaluation),
-        _prediction(circuit),
+        _prediction(measured),
         _minimality(evaluation),
         _provenance(evaluation, circuit),
     ]
@@ -236,11 +238,10 @@ def _chart(found: Sequence[Curve], whole: int, x_label: str, y_label: str, compl
     return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
 
 
-def _prediction(circuit: Circuit | None) -> str:
-    if circuit is None:
-        return ""
+def _prediction(measured: Sequence[Circuit]) -> str:
     points = [
-        (float(data["effect"]), float(data["measured_effect"]), _label(key, data))
+        (float(data["effect"]), float(data["measured_effect"]), f"{_label(key, data)}, task {n + 1}")
+        for n, circuit in enumerate(measured)
         for key, data in circuit.graph.nodes(data=True)
         if "measured_effect" in data and "effect" in data
     ]
@@ -257,7 +258,8 @@ def _prediction(circuit: Circuit | None) -> str:
     said = "undefined" if r is None else f"{r:.2f}"
     return (
         "<h2>Do the predictions hold?</h2><p>Effects of nodes are predicted from one backward pass, and were measured for "
-        f"the strongest {len(points)} by really ablating each. Correlation {said}; for 1 predicted, {slope:.2f} was "
+        f"the strongest of {len(measured)} tasks, {len(points)} in all, by really ablating each. Correlation {said}; for 1 "
+        f"predicted, {slope:.2f} was "
         'measured.</p><div class="pair"><figure>'
         f"{scatter(points, x_label='predicted effect', y_label='measured effect')}"
         "<figcaption>A point on the diagonal does just what was predicted.</figcaption></figure>"

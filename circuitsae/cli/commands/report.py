@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             progress=progress,
             **chosen,
         )
-    text = report_page(joint, found, tasks.records()[:8], args.title)
+    text = report_page(joint, found, tasks.records()[:8], args.title, circuits)
     whole = {
         "evaluation": json.loads(found.to_json()),
         "circuit": json.loads(joint.to_json()),

@@ -1,0 +1,45 @@
+"""Learned masks: the gates' model is the engine's, and training finds a circuit that chance does not."""
+
+import numpy as np
+import pytest
+import torch
+
+import circuitsae as cs
+from circuitsae.errors import InputError
+from circuitsae.evaluation.learned import learn_mask, masked_metric
+from circuitsae.evaluation.measuring import Cut, measure_cuts
+from circuitsae.evaluation.prompts import Prompts
+from circuitsae.evaluation.ranking import Owners, Ranking
+from circuitsae.evaluation.survey import summarise, survey_prompt
+
+
+@pytest.mark.parametrize("positioned", [False, True])
+def test_gates_at_0_and_1_give_the_metric_of_that_circuit(
+    spliced: cs.SplicedModel, agreement: cs.TaskSet, positioned: bool
+) -> None:
+    prompts, owners = Prompts(spliced, agreement.tasks), Owners.of(spliced, positioned)
+    table = summarise(owners, [survey_prompt(prompts, n, owners, None, True) for n in range(len(prompts))]).table
+    order = np.random.default_rng(0).permutation(len(table))
+    for size in (0, len(table) // 2, len(table)):
+        mask = torch.zeros(len(table), dtype=torch.float64)
+        mask[order[:size]] = 1
+        (measured,) = measure_cuts(prompts[0], table, [Cut(Ranking("any", order), size)])
+        assert float(masked_metric(prompts[0], table, mask)) == pytest.approx(measured, abs=1e-9)
+
+
+def test_training_finds_a_circuit_of_the_size_asked_for(spliced: cs.SplicedModel, agreement: cs.TaskSet) -> None:
+    learned = learn_mask(spliced, agreement, 60, steps=8, batch=2, positions=True)
+    assert len(learned.scores) == 60
+    assert len(learned.losses) == len(learned.sizes) == 8
+    assert learned.sizes[-1] < learned.sizes[0]
+    found = cs.evaluate(spliced, agreement, learned.scores, grid=(1.0,), compare=(), complement=False)
+    assert found.faithfulness is not None
+    assert found.faithfulness.value is not None
+    assert found.faithfulness.value > 0.5
+    assert learn_mask(spliced, agreement, 60, steps=2, batch=2, positions=True).losses == learned.losses[:2]
+
+
+@pytest.mark.parametrize("options", [{"size": 0}, {"size": 10**6}, {"size": 5, "steps": 0}, {"size": 5, "rate": -1.0}])
+def test_what_can_not_be_trained_is_said(spliced: cs.SplicedModel, agreement: cs.TaskSet, options: dict) -> None:
+    with pytest.raises(InputError):
+        learn_mask(spliced, agreement[:1], **options)
