@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Says which versions are installed, which presets are present and which plugins are broken; then checks on a preset, in
-float64, that an edit of nothing changes nothing, and that the gradients agree with finite differences of real
-interventions. With --planted it also traces circuits that are known by construction. Status 1 where a check fails.
+float64, that what is spliced in is what the model goes on with, that frozen patterns and scales leave a linear model, that
+an edit of nothing changes nothing, and that the gradients agree with finite differences of real interventions. With
+--planted it also traces circuits that are known by construction. Status 1 where a check fails.
 """
 
 PACKAGES = ("torch", "transformer_lens", "transformers", "sae_lens", "huggingface_hub", "networkx", "gradio", "pandas")
@@ -85,7 +86,9 @@ def check(spliced: "SplicedModel", task: "Task") -> list[dict[str, Any]]:
     """Returns a row for each check: what it says, the largest relative error, the limit, whether it holds."""
     from circuitsae.attribution.effects import node_effects
     from circuitsae.interventions import Add, Scale, intervene
+    from circuitsae.model.checks import check_freezes, check_splices
 
+    tried = [*check_splices(spliced), *check_freezes(spliced)]
     effects = node_effects(spliced, task, baseline="zero")
     strongest = effects.strongest(N_NODES)
     same = intervene(spliced, task, [Scale(row["node"], 1.0) for row in strongest])
@@ -98,6 +101,7 @@ def check(spliced: "SplicedModel", task: "Task") -> list[dict[str, Any]]:
         measured = (up - down) / (2 * step)
         gradient = max(gradient, abs(predicted - measured) / max(abs(measured), 1e-3))
     rows = [
+        *((c.text.removeprefix("that ") + ("" if c.holds else f" (at {c.hook})"), c.error, c.limit) for c in tried),
         ("an edit that changes nothing leaves the metric as it is", identity, IDENTITY_LIMIT),
         (f"gradients of the {len(strongest)} strongest features equal finite differences", gradient, GRADIENT_LIMIT),
     ]
