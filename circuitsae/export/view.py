@@ -33,6 +33,7 @@ _ABOUT = (
     "options",
     "kept",
     "dictionaries",
+    "aggregate",
 )
 _PARTS = {
     "hook_embed": "embed",

@@ -1,7 +1,7 @@
 """What `trace` may be asked for beyond the defaults: other targets, bounded graphs, merged mass, sets of prompts."""
 
 import inspect
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import pytest
@@ -105,7 +105,7 @@ def test_merged_error_nodes_have_the_effects_of_what_they_stand_in_for(
     chosen = {row["node"] for row in effects.strongest(200)}
     gone = [key for key in chosen if key not in plain]
     dictionaries = {d.site: d.hook_outs[0] for d in transcoders.dictionaries}
-    expected: Counter[str] = Counter()
+    expected: dict[str, float] = defaultdict(float)
     for key in gone:
         node = names.parse(key)
         assert isinstance(node.position, int)
@@ -162,7 +162,7 @@ def test_many_tasks_are_the_mean_of_each(spliced: cs.SplicedModel) -> None:
     mean = cs.trace_many(spliced, tasks, max_nodes=20)
     each = [cs.trace(spliced, task, max_nodes=20) for task in tasks]
     other = cs.aggregate(each)
-    assert dict(mean.graph.nodes(data=True)) == dict(other.graph.nodes(data=True))
+    assert dict(mean.graph.nodes) == dict(other.graph.nodes)
     assert mean.graph.graph["metric_value"] == pytest.approx(sum(c.graph.graph["metric_value"] for c in each) / 2)
     with pytest.raises(CancelledError, match="after 1 of 2 tasks"):
         cs.trace_many(spliced, tasks, max_nodes=20, progress=lambda done, total, what: done < 1)

@@ -48,3 +48,8 @@ def test_means_and_comparisons_are_drawn(open_page: Callable[..., Opened], align
         strongest = drawn.strongest(1)[0]
         opened.node(strongest).click(force=True)
         assert opened.call("return view.selection();") == [strongest]
+        shown = opened.text(".cg-numbers")
+        if drawn is mean:
+            assert f"{mean[strongest]['count']} of 2 prompts" in shown and "±" in shown
+        else:
+            assert "Effect in a, in b" in shown and "b − a" in shown

@@ -49,8 +49,6 @@ def double() -> Iterator[None]:
 
 
 def configuration(**changes: Any) -> Any:
-    from transformer_lens import HookedTransformerConfig
-
     settings: dict[str, Any] = {
         "n_layers": N_LAYERS,
         "d_model": D_MODEL,
@@ -65,7 +63,7 @@ def configuration(**changes: Any) -> Any:
         "device": "cpu",
         "seed": 0,
     }
-    return HookedTransformerConfig(**(settings | changes))
+    return importlib.import_module("transformer_lens").HookedTransformerConfig(**(settings | changes))
 
 
 def fill(module: torch.nn.Module, seed: int, scale: float) -> None:
@@ -81,10 +79,8 @@ def models(
     theirs: Any, transcoders: Any, dictionaries: list[Dictionary], **changes: Any
 ) -> tuple[Any, cs.SplicedModel]:
     """Their replacement model and ours, of equal weights."""
-    from transformer_lens import HookedTransformer
-
     cfg = configuration(**changes)
-    plain = HookedTransformer(cfg)
+    plain = importlib.import_module("transformer_lens").HookedTransformer(cfg)
     fill(plain, 1, 0.3)
     lens = theirs.replacement_model.replacement_model_transformerlens
     weights = {name: value.clone() for name, value in plain.state_dict().items()}

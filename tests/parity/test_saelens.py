@@ -1,5 +1,6 @@
 """`gradient="through-dictionary"` against SAELens: gradients of HookedSAETransformer with use_error_term, in float64."""
 
+import importlib
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -52,9 +53,7 @@ def autoencoder(sae_lens: Any, architecture: str, hook: str, seed: int) -> Any:
 
 @pytest.mark.parametrize("architecture", ["standard", "jumprelu", "topk", "gated"])
 def test_effects_are_their_gradients_times_the_change(sae_lens: Any, architecture: str) -> None:
-    from transformer_lens import HookedTransformerConfig
-
-    cfg = HookedTransformerConfig(
+    cfg = importlib.import_module("transformer_lens").HookedTransformerConfig(
         n_layers=3,
         d_model=D_MODEL,
         d_head=6,

@@ -68,6 +68,11 @@ class Circuit {
     this.total = numbers("total");
     this.baseline = numbers("baseline");
     this.probability = numbers("probability");
+    this.merged = numbers("merged");
+    // Of a mean over prompts, and of a comparison of two circuits.
+    this.count = numbers("count");
+    this.spread = numbers("effect_std");
+    this.sides = [numbers("effect_a"), numbers("effect_b")];
     this.label = nodes.label || new Array(this.n).fill(null);
     // Rows of one layer need its part's name ("L3 mlp") only where a layer has several.
     const perLayer = new Map();

@@ -80,7 +80,7 @@ class Panel {
     const words = { feature: "Feature", error: "Error node", token: "Token", bias: "Bias", metric: "Metric" };
     const pinned = state.pins.has(i);
     const pin = button("pin", pinned ? "Unpin" : "Pin (P)", () => view.pin([i], !pinned), { class: "cg-quiet", "aria-pressed": String(pinned) });
-    const name = kind === "feature" || kind === "token" ? `${words[kind]} ${kind === "feature" ? circuit.name(i) : quoted(circuit.tokenAt(i))}` : kind === "error" ? `Error node ${circuit.siteName(i)}` : words[kind];
+    const name = kind === "feature" || kind === "token" ? `${words[kind]} ${kind === "feature" ? circuit.name(i) : quoted(circuit.tokenAt(i))}` : kind === "error" ? `Error node ${circuit.siteName(i)}` : kind === "metric" && circuit.index[i] >= 0 ? "Next token\u2019s logit" : words[kind];
     const parts = [this.title(name, circuit.place(i), view.choosable(i) || kind === "token" ? pin : null)];
     if (circuit.label[i]) parts.push(make("p", { class: "cg-label", text: circuit.label[i] }));
     if (kind === "metric" && circuit.about.metric) parts.push(make("p", { class: "cg-label", text: circuit.about.metric.description || circuit.about.metric.name }));
@@ -105,9 +105,17 @@ class Panel {
       const baseline = known(circuit.baseline) && circuit.baseline[i] !== 0 ? ` (baseline ${format(circuit.baseline[i])})` : "";
       row("Activation", format(circuit.activation[i]) + baseline);
     }
-    if (known(circuit.effect)) row("Effect, predicted", format(circuit.effect[i], true), "Change of the metric when the node is set to its baseline, by attribution");
+    const spread = known(circuit.spread) ? ` \u00b1 ${format(circuit.spread[i])}` : "";
+    const compared = circuit.sides.some(known);
+    if (compared) {
+      row("Effect in a, in b", circuit.sides.map((side) => (known(side) ? format(side[i], true) : "\u2013")).join(", "), "In each of the two circuits; \u2013 where it lacks the node");
+      row("Difference, b \u2212 a", format(circuit.effect[i], true));
+    } else if (known(circuit.effect)) row("Effect, predicted", format(circuit.effect[i], true) + spread, `Change of the metric when the node is set to its baseline, by attribution${spread && "; mean and standard deviation over the prompts"}`);
     if (known(circuit.measured)) row("Effect, measured", format(circuit.measured[i], true), "The same change, by really doing it");
     if (mode.before && Number.isFinite(mode.before[i]) && Number.isFinite(mode.after[i])) row("Activation before, after", `${format(mode.before[i])} \u2192 ${format(mode.after[i])}`);
+    if (known(circuit.count) && circuit.about.aggregate) row("In", `${circuit.count[i]} of ${circuit.about.aggregate.prompts} prompts`);
+    if (known(circuit.probability)) row("Probability", percent(circuit.probability[i]));
+    if (known(circuit.merged)) row("Stands in for", `${circuit.merged[i]} pruned`, "Features that were pruned; what they did is counted here");
     if (known(circuit.influence)) row("Influence", format(circuit.influence[i]));
     if (known(circuit.explained)) row("Input explained", percent(circuit.explained[i]), "Share of all that arrives here which the circuit's edges carry");
     return rows.length ? make("dl", { class: "cg-numbers" }, ...rows) : null;
