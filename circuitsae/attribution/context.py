@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitsae.attribution.baselines import Baseline, FeatureNodes, feature_nodes, make_baseline
-from circuitsae.attribution.edges import freezes
 from circuitsae.attribution.nodes import NodeBlock, NodeEffects
 from circuitsae.errors import CancelledError, InputError, UnknownNameError
 from circuitsae.model.caching import KeyValues, key_values
+from circuitsae.model.checks import freezes
 from circuitsae.model.hooks import Hook
 from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward, run_clean, start_layers, take_apart
 from circuitsae.model.spliced import OnWrite, SplicedModel

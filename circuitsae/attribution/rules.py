@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuitsae.attribution.edges import freezes
 from circuitsae.errors import InputError
+from circuitsae.model.checks import freezes
 from circuitsae.model.hooks import Hook
 from circuitsae.model.spliced import SplicedModel
 
