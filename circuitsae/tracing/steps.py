@@ -155,6 +155,7 @@ def trace(
             "sites": list(context.spliced.sites),
             "skip_positions": list(context.spliced.skip_positions),
             "skip_sinks": context.spliced.skip_sinks,
+            "reference": None if reference is None else [r if isinstance(r, str) else list(r) for r in reference],
             "compat": compat,
         },
         kept={

@@ -143,7 +143,7 @@ def test_every_option_is_recorded(spliced: cs.SplicedModel, task: cs.Task) -> No
     about = cs.trace(spliced, task, max_nodes=5).graph.graph
     known = {*about, *about["options"]}
     for name in inspect.signature(cs.trace).parameters:
-        if name not in ("spliced", "task", "progress", "reference", "method_options"):
+        if name not in ("spliced", "task", "progress", "method_options"):
             assert name in known, name
 
 
