@@ -210,9 +210,10 @@ class HookedModel:
                     point.add_hook(hook)
                     attached.append((point, point.fwd_hooks[-1]))
                 with self._quiet(), torch.enable_grad(), contextlib.suppress(_Stop):
-                    mlp_out = self.point(f"blocks.{layer}.hook_mlp_out")
-                    mlp_out.add_hook(lambda x, hook: x.detach())
-                    attached.append((mlp_out, mlp_out.fwd_hooks[-1]))
+                    if self.has(f"blocks.{layer}.hook_mlp_out"):
+                        mlp_out = self.point(f"blocks.{layer}.hook_mlp_out")
+                        mlp_out.add_hook(lambda x, hook: x.detach())
+                        attached.append((mlp_out, mlp_out.fwd_hooks[-1]))
                     self.model(torch.zeros(1, 1, dtype=torch.long, device=self.device), return_type="logits")
             finally:
                 for point, handle in reversed(attached):
@@ -220,7 +221,9 @@ class HookedModel:
                     point.fwd_hooks.remove(handle)
             # with the MLP cut, only the stream itself leads from there to the end of the block
             y = found["y"]
-            gradient = torch.autograd.grad(y.sum(), found["x"], allow_unused=True)[0] if y.requires_grad else None
+            gradient = None
+            if y.requires_grad:
+                gradient = torch.autograd.grad(y, found["x"], torch.ones_like(y), allow_unused=True)[0]
             self._forks = gradient is None
         return self._forks
 
