@@ -57,7 +57,7 @@ def evaluate(
     """Returns how well a circuit stands for the model on a set of tasks: what remains when all else is ablated.
 
     `m(C)` is the mean metric with every node outside C at its baseline, nodes of C having the values that they then
-    really have. Faithfulness is `(m(C) - m(empty)) / (m(full) - m(empty))`, completeness the same of all nodes that are
+    really have. Nodes are what is active in some task or in its baseline. Faithfulness is `(m(C) - m(empty)) / (m(full) - m(empty))`, completeness the same of all nodes that are
     not in C (Marks et al. 2024, arXiv 2403.19647, section 3.3); over circuits of the grid's sizes their areas are MIB's CPR and
     CMD. Where the denominator is too small the ratio is left undefined and says so. Intervals: 95 %, by bootstrap over the
     prompts. Cost: for every task the method's passes once, then one forward pass a circuit, in batches that share the clean

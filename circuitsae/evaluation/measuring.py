@@ -99,7 +99,9 @@ def _masks(prompt: Prompt, table: NodeTable, cuts: Sequence[Cut], errors: Errors
             indices = numbers.repeat(len(applied))
             kept = kept.repeat(1, len(applied))
         baselines = prompt.baseline.feature_values(owner, positions, indices)
-        features[owner] = FeatureMask(positions, indices, kept, baselines, complement)
+        # What is in no task's run is no node: features that only an ablated run has are ablated, whatever is kept.
+        nothing = torch.zeros_like(complement)
+        features[owner] = FeatureMask(positions, indices, kept, baselines, nothing)
     return Masks(features, vectors)
 
 

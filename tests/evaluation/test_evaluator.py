@@ -22,7 +22,11 @@ def _by_hand(
     hooks: list[str] = [d.hook_in for d in spliced.dictionaries]
     _, cache = spliced.model.run_with_cache(torch.tensor([prepared.patch_tokens]))
     base: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    nodes: dict[str, set[int]] = {}
+    _, clean = spliced.model.run_with_cache(torch.tensor([prepared.tokens]))
     for hook, d in zip(hooks, spliced.dictionaries, strict=True):
+        runs = [clean] if zero else [clean, cache]
+        nodes[hook] = {i for run in runs for i in d.encode(run[hook][0, 1:]).features.indices.tolist()}
         x = cache[hook][0]
         encoding = d.encode(x)
         f, e = encoding.features.to_dense(), x - d.decode(encoding)
@@ -40,7 +44,7 @@ def _by_hand(
                 f, e = base_f[position].clone(), base_e[position]
                 inside = [
                     i
-                    for i in range(dictionary.d_sae)
+                    for i in sorted(nodes[dictionary.hook_in])
                     if ((f"{dictionary.site}/{i}" in kept) or (f"{dictionary.site}/{i}@{position}" in kept))
                     != complement
                 ]
