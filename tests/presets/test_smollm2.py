@@ -46,7 +46,11 @@ def test_the_examples_are_answered_as_the_model_is_known_to(
 
 
 def test_the_dictionaries_fit_where_they_are_attached(smollm2: cs.SplicedModel) -> None:
-    assert (smollm2.skip_positions, smollm2.skip_sinks) == ((0,), 4.0) and smollm2.vocabulary.prepend_bos and smollm2.name == "smollm2"
+    assert (
+        (smollm2.skip_positions, smollm2.skip_sinks) == ((0,), 4.0)
+        and smollm2.vocabulary.prepend_bos
+        and smollm2.name == "smollm2"
+    )
     assert smollm2.sites == tuple(f"blocks.{layer}.hook_resid_post" for layer in (2, 7, 12, 17, 22, 27))
     seen: dict[str, torch.Tensor] = {}
     hooks = [(site, lambda x, hook, site=site: seen.update({site: x[0, 1:]})) for site in smollm2.sites]
