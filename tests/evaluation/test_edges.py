@@ -89,7 +89,8 @@ def test_edges_without_positions_stand_for_all_of_them(spliced: cs.SplicedModel)
     found = evaluate(part, tasks, joined, edges=True, grid=(1.0,), compare=(), complement=False)
     assert found.about["positions"] is False
     assert found.edge_faithfulness is not None
-    assert found.edge_faithfulness.value == pytest.approx(1.0, abs=1e-6)
+    # Not exact: summed over positions, a feature that is not active at one has the in-edges it has at another.
+    assert found.edge_faithfulness.value == pytest.approx(1.0, abs=0.05)
 
 
 def test_strong_edges_carry_more_than_random_ones(spliced: cs.SplicedModel) -> None:

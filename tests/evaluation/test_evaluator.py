@@ -259,7 +259,7 @@ def test_the_same_seed_gives_the_same_evaluation_and_another_other_random_orders
         ({"edges": True}, InputError, "about a circuit"),
         ({"circuit": {"token@1": 1.0}}, InputError, "no feature"),
         ({"circuit": {"blocks.9.hook_resid_post/1": 1.0}}, NodeError, "none of this model's sites"),
-        ({"circuit": {"blocks.0.hook_resid_post/9999": 1.0}}, NodeError, "outside its dictionary"),
+        ({"circuit": {"blocks.1.hook_resid_post/9999": 1.0}}, NodeError, "outside its dictionary"),
         ({"circuit": {"blocks.0.hook_resid_post/1": 1.0, "blocks.0.hook_resid_post/1@2": 1.0}}, InputError, "all or none"),
         ({"circuit": {"blocks.0.hook_resid_post/1": 1.0}, "edges": True}, InputError, "needs a Circuit"),
         ({"tokens": "all"}, UnknownNameError, "tokens"),
