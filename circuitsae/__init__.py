@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     )
     from circuitsae.task.metrics import Logit, LogitDiff, LogProb, Probability
     from circuitsae.task.sets import TaskSet, read_tasks, task_set
+    from circuitsae.task.targets import Direction, Divergence, Feature, Loss, TopLogits
     from circuitsae.task.task import Task
     from circuitsae.tracing import trace, trace_many
 
@@ -69,7 +70,10 @@ __all__ = [
     "CircuitsaeError",
     "Comparison",
     "Dictionary",
+    "Direction",
+    "Divergence",
     "Evaluation",
+    "Feature",
     "Generation",
     "Intervention",
     "InterventionResult",
@@ -77,6 +81,7 @@ __all__ = [
     "LogProb",
     "Logit",
     "LogitDiff",
+    "Loss",
     "NodeEffects",
     "PathPatch",
     "Probability",
@@ -88,6 +93,7 @@ __all__ = [
     "Swap",
     "Task",
     "TaskSet",
+    "TopLogits",
     "__version__",
     "aggregate",
     "compare",
@@ -121,7 +127,10 @@ _HOMES = {
     "CircuitsaeError": "errors",
     "Comparison": "graph.comparison",
     "Dictionary": "dictionaries.base",
+    "Direction": "task.targets",
+    "Divergence": "task.targets",
     "Evaluation": "evaluation.result",
+    "Feature": "task.targets",
     "Generation": "interventions",
     "Intervention": "interventions",
     "InterventionResult": "interventions",
@@ -129,6 +138,7 @@ _HOMES = {
     "LogProb": "task.metrics",
     "Logit": "task.metrics",
     "LogitDiff": "task.metrics",
+    "Loss": "task.targets",
     "NodeEffects": "attribution.effects",
     "PathPatch": "interventions",
     "Probability": "task.metrics",
@@ -140,11 +150,12 @@ _HOMES = {
     "Swap": "interventions",
     "Task": "task.task",
     "TaskSet": "task.sets",
+    "TopLogits": "task.targets",
     "aggregate": "graph.aggregation",
     "compare": "graph.comparison",
     "describe": "labels.describing",
-    "generate": "interventions",
     "evaluate": "evaluation.evaluator",
+    "generate": "interventions",
     "intervene": "interventions",
     "intervene_many": "interventions",
     "label_circuit": "labels.sources",

@@ -52,8 +52,9 @@ class GraphFileError(InputError):
 class MissingExtraError(CircuitsaeError, ImportError):
     """An optional dependency is not installed; the message gives the pip command that brings it."""
 
-    def __init__(self, what: str, package: str, extra: str) -> None:
-        super().__init__(f"{what} needs {package}, which is not installed: pip install 'circuitsae[{extra}]'.")
+    def __init__(self, what: str, package: str, extra: str | None) -> None:
+        install = package if extra is None else f"'circuitsae[{extra}]'"
+        super().__init__(f"{what} needs {package}, which is not installed: pip install {install}.")
 
 
 class FetchError(CircuitsaeError, OSError):

@@ -118,16 +118,16 @@ def take_question(args: argparse.Namespace, about: Mapping[str, Any]) -> None:
     """
     metric = dict(about.get("metric", {}))
     if args.prompt is None:
-        if not about.get("token_ids") or "token_ids" not in metric:
+        ids = metric.get("token_ids", {})
+        single = all(isinstance(ids.get(k, 0), int) for k in ("answer", "foil"))
+        if not about.get("token_ids") or "answer" not in ids or not single:
             raise InputError("The circuit does not say its tokens and metric; give the prompt and --answer yourself.")
         args.token_ids = True
         args.prompt = " ".join(map(str, about["token_ids"]))
         if about.get("patch_token_ids"):
             args.patch = " ".join(map(str, about["patch_token_ids"]))
         args.metric, args.position = metric["name"], metric.get("position")
-        args.answer, args.foil = (
-            None if k not in metric["token_ids"] else str(metric["token_ids"][k]) for k in ("answer", "foil")
-        )
+        args.answer, args.foil = (None if k not in ids else str(ids[k]) for k in ("answer", "foil"))
     if not args.preset and not args.model:
         args.preset = about.get("preset")
         if args.preset is None:

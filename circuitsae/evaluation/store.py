@@ -30,7 +30,7 @@ class Store:
         try:
             import pyarrow.parquet
         except ImportError as error:
-            raise MissingExtraError("Keeping an evaluation's rows", "pyarrow", "evaluation") from error
+            raise MissingExtraError("Keeping an evaluation's rows", "pyarrow", None) from error
         self._arrow: Any = pyarrow
         self._parquet: Any = pyarrow.parquet
         written = json.loads(json.dumps(plan))

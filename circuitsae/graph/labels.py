@@ -53,8 +53,10 @@ def read_labels(path: str | os.PathLike[str], max_bytes: int = _MAX_BYTES) -> di
 
 
 def attach_labels(graph: Graph, labels: Mapping[str, str]) -> int:
-    """Sets `label` on the features that `labels` names and returns how many those are. A key with a position goes
-    before the same feature's key without one."""
+    """Sets `label` on the features that `labels` names and returns how many those are.
+
+    A key with a position goes before the same feature's key without one.
+    """
     count = 0
     for key, data in graph.nodes(data=True):
         if data["kind"] != "feature":

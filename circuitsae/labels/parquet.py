@@ -441,7 +441,7 @@ def _pyarrow(what: str) -> ModuleType:
         import pyarrow.compute
         import pyarrow.parquet
     except ImportError:
-        raise MissingExtraError(what, "pyarrow", "labels") from None
+        raise MissingExtraError(what, "pyarrow", None) from None
     return pyarrow
 
 

@@ -54,9 +54,9 @@ def open_labels(source: "str | os.PathLike[str] | Mapping[Any, str] | LabelStore
 
 
 def label_circuit(circuit: Circuit, store: LabelStore) -> int:
-    """Sets `label` on a circuit's features, in place, and returns how many got one.
+    """Sets `label` on a circuit's features.
 
-    What the store does not know stays as it is.
+    In place; what the store does not know stays as it is. Returns how many got one.
     """
     nodes = circuit.graph.nodes
     found = store.labels({(nodes[key]["site"], nodes[key]["index"]) for key in circuit.features})

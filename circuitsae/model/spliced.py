@@ -132,9 +132,11 @@ class SplicedModel:
             preset=self.preset,
         )
 
-    def skipping(self, positions: Sequence[int]) -> "SplicedModel":
-        """Returns the same model with other positions at which no dictionary is applied."""
+    def skipping(self, positions: Sequence[int], *, sinks: bool = True) -> "SplicedModel":
+        """Returns the same model with other positions at which no dictionary is applied, and perhaps no rule on sinks."""
         other = self.restrict(self.sites)
+        if not sinks:
+            other.skip_sinks = None
         other.skip_positions = tuple(sorted({int(p) for p in positions}))
         return other
 

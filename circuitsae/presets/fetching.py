@@ -320,7 +320,9 @@ def fetch_from_hub(source: HubModel) -> Path:
     wanted = [name for name in listing.files if any(fnmatch.fnmatchcase(name, pattern) for pattern in _HUB_FILES)]
     wanted = [name for name in wanted if "/" not in name]
     if not any(name.endswith(".safetensors") for name in wanted):
-        raise FetchError(f"The hub's {place} can't be used: it has no *.safetensors, and nothing else is loaded as a model.")
+        raise FetchError(
+            f"The hub's {place} can't be used: it has no *.safetensors, and nothing else is loaded as a model."
+        )
     folder = hub.fetch_files(listing, wanted)
     if problem := _problem_of(folder, tokenizer=False):
         raise FetchError(f"The hub's {place} can't be used. {problem}")

@@ -190,7 +190,9 @@ def scan_ablation(
             raise CancelledError(f"Cancelled after {number + 1} of {len(several)} prompts.")
     if not rows:
         raise InputError("No node is active there; choose other sites, kinds or another position.")
-    return AblationScan(tuple(rows), tuple(prepared), str(prepared[0].metric.description.get("description", "metric")))
+    described = {str(p.metric.description.get("description", "metric")) for p in prepared}
+    name = str(prepared[0].metric.description.get("name", "metric"))
+    return AblationScan(tuple(rows), tuple(prepared), described.pop() if len(described) == 1 else name)
 
 
 def _correlation(x: Sequence[float], y: Sequence[float]) -> float | None:

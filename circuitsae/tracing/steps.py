@@ -104,6 +104,8 @@ def trace(
         max_nodes=max_nodes,
         prune=prune,
     )
+    if compat is not None:
+        spliced = spliced.skipping(spliced.skip_positions, sinks=False)
     pruner: Pruner = registry.get("pruners", given["prune"] or "top-k")()
     everything = given["prune"] is None
     options = GraphOptions(
