@@ -7,6 +7,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 EXTRAS ?= dev
 PYTEST_ARGS ?=
+JOBS ?= auto
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
@@ -41,7 +42,7 @@ demo: $(VENV)/.package ## trace an indirect-object prompt on SmolLM2-135M; leave
 
 test: $(VENV)/.extras-$(EXTRAS) ## run the tests (PYTEST_ARGS="-m 'not slow'" for the quick ones)
 	@command -v chromium chromium-browser google-chrome > /dev/null || echo "No Chromium here: the browser tests will be skipped."
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 fix: $(VENV)/.extras-$(EXTRAS) ## format, mend what can be mended, write the generated docs anew
 	$(BIN)/ruff format .

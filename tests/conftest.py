@@ -1,4 +1,4 @@
-"""What every test relies on: two threads, the caller's gradient mode, and no download behind a test's back."""
+"""What every test relies on: one thread, the caller's gradient mode, and no download behind a test's back."""
 
 import os
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ collect_ignore = ["plugin_template"]  # a distribution of its own, tested once i
 
 
 @pytest.fixture(autouse=True, scope="session")
-def two_threads() -> None:
-    """Fixes the number of threads, so that sums are added in the same order on every machine."""
-    torch.set_num_threads(2)
+def one_thread() -> None:
+    """Fixes the number of threads, so that sums are added in the same order on every machine; tests run side by side."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
