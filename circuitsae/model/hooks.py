@@ -62,7 +62,7 @@ class HookedModel:
                 "HookedTransformer where transformer_lens is older than 4)."
             )
         self.model: Any = model
-        self.cfg = model.cfg
+        self.cfg: Any = model.cfg
         self.n_layers = len(self.model.blocks)
         self._points: Mapping[str, Any] = dict(self.model.hook_dict)
         self._parameters: list[nn.Parameter] = list(self.model.parameters())
