@@ -1,0 +1,22 @@
+"""A trace that is stopped in the middle leaves nothing attached to the model."""
+
+import pytest
+
+import circuitsae as cs
+from circuitsae.errors import CancelledError
+
+
+@pytest.mark.parametrize("stop", [False, KeyboardInterrupt])
+@pytest.mark.parametrize("linearisation", ["gradient", "frozen"])
+def test_a_stopped_trace_leaves_no_hook(spliced: cs.SplicedModel, stop: object, linearisation: str) -> None:
+    task = cs.Task("The keys to the cabinet", metric=cs.LogitDiff(" are", " is"))
+
+    def progress(done: int, total: int, what: str) -> object:
+        assert what == "targets"
+        if stop is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        return stop
+
+    with pytest.raises((CancelledError, KeyboardInterrupt)):
+        cs.trace(spliced, task, max_nodes=8, linearisation=linearisation, progress=progress)
+    assert all(not p.fwd_hooks and not p.bwd_hooks for p in spliced.model.hook_dict.values())
