@@ -81,8 +81,7 @@ def test_a_link_restores_question_basket_options_pins_and_view(app: App, open_ap
 
 def test_a_damaged_link_is_said_and_the_shipped_circuit_stays(open_app: OpenApp) -> None:
     app = open_app("/?c=eJyNkEFPwzAM")
-    app.page.wait_for_selector(".cw-problem:not([hidden])")
-    assert "link is damaged" in app.page.locator(".cw-problem").inner_text()
+    app.page.locator(".cw-problem", has_text="link is damaged").wait_for()
     assert app.page.locator(".cg-stage .cg-feature").count() > 10
 
 
@@ -277,8 +276,7 @@ def test_files_are_downloaded_and_opened_again(app: App, open_app: OpenApp, brow
     other.page.get_by_label("A saved circuit").set_input_files(
         {"name": "x.json", "mimeType": "application/json", "buffer": b'{"schema": "no"}'}
     )
-    other.page.wait_for_selector(".cw-problem:not([hidden])")
-    assert "can't be read" in other.page.locator(".cw-problem").inner_text()
+    other.page.locator(".cw-problem", has_text="can't be read").wait_for()
     assert other.ask("view.circuit.about.prompt") == circuit.prompt
 
 
@@ -400,8 +398,7 @@ def test_a_lost_app_is_said_and_the_page_goes_on(app: App) -> None:
     app.page.route("**/gradio_api/**", lambda route: route.abort())
     app.tab("Keep")
     app.page.get_by_role("button", name="GraphML").click()
-    app.page.wait_for_selector(".cw-problem:not([hidden])")
-    assert "can't be reached" in app.page.locator(".cw-problem").inner_text()
+    app.page.locator(".cw-problem", has_text="can't be reached").wait_for()
     app.page.unroute("**/gradio_api/**")
     with app.page.expect_download():
         app.page.get_by_role("button", name="Try again").click()
@@ -455,7 +452,9 @@ def _axe() -> str | None:
         return named
     folder = Path(tempfile.mkdtemp(prefix="axe-"))
     try:
-        subprocess.run(["npm", "pack", "--silent", "axe-core@4"], cwd=folder, check=True, capture_output=True, timeout=90)
+        subprocess.run(
+            ["npm", "pack", "--silent", "axe-core@4"], cwd=folder, check=True, capture_output=True, timeout=90
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     with tarfile.open(next(folder.glob("axe-core-*.tgz"))) as packed:

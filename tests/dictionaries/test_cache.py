@@ -125,6 +125,6 @@ def test_many_threads_under_a_tight_budget_get_the_right_numbers() -> None:
     def ask(number: int) -> bool:
         return torch.equal(dictionaries[number % 6].encode(x).features.to_dense(), expected[number % 6])
 
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(8, initializer=torch.set_num_threads, initargs=(1,)) as pool:  # as the main thread has it
         assert all(pool.map(ask, range(200)))
     assert CACHE.used <= 3000
