@@ -100,6 +100,7 @@ def test_several_nodes_scaled_set_and_added(app: App) -> None:
     app.page.get_by_label("Add", exact=True).fill("-0.25")
     app.page.keyboard.press("Enter")
     edits = [{"key": first, "op": "scale", "value": 0.5}, {"key": second, "op": "set", "value": 3}, {"key": third, "op": "add", "value": -0.25}]  # fmt: skip
+    app.wait("app.basket.edits.length === 3")
     assert app.ask("app.basket.edits") == edits
     app.wait("app.result && !app.flying")
     row = "view.circuit.row.get"
@@ -273,6 +274,7 @@ def test_files_are_downloaded_and_opened_again(app: App, open_app: OpenApp, brow
     other.page.wait_for_function(
         f"() => document.querySelector('#ca-prompt textarea').value === {json.dumps(circuit.prompt)}"
     )
+    other.page.wait_for_timeout(1500)  # until the first upload has left the field, which takes one at a time
     other.page.get_by_label("A saved circuit").set_input_files(
         {"name": "x.json", "mimeType": "application/json", "buffer": b'{"schema": "no"}'}
     )
