@@ -95,6 +95,7 @@ def test_several_nodes_scaled_set_and_added(app: App) -> None:
     app.page.get_by_label("How to change it").select_option("set")
     app.page.get_by_label("Set to").fill("3")
     app.page.keyboard.press("Enter")
+    app.wait("app.basket.edits.length === 2 && app.result && !app.flying")
     app.node(third).click(force=True)
     app.page.get_by_label("How to change it").select_option("add")
     app.page.get_by_label("Add", exact=True).fill("-0.25")
