@@ -348,7 +348,7 @@ def gather(
         inputs = tokens.clamp_min(0).to(spliced.device)  # causal: padding on the right changes nothing before it
 
         def read(number: int, x: Tensor, tokens: Tensor = tokens, kept: Tensor = kept) -> None:
-            kept = _without_sinks(x, kept, spliced.skip_sinks)
+            kept = _without_sinks(x, kept, spliced)
             rows = x.flatten(0, 1)[kept.to(x.device)]
             rows = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
             found[number].add(tokens, kept, rows)
@@ -364,16 +364,16 @@ def gather(
     return found, counted
 
 
-def _without_sinks(x: Tensor, kept: Tensor, times: float | None) -> Tensor:
+def _without_sinks(x: Tensor, kept: Tensor, spliced: SplicedModel) -> Tensor:
     """Returns the tokens, numbered through the batch, whose vectors aren't attention sinks in their sequence."""
-    if times is None:
+    if spliced.skip_sinks is None:
         return kept
     norms = x.norm(dim=-1).flatten()[kept.to(x.device)].cpu()
     rows = kept // x.shape[1]
     inside = torch.ones(len(kept), dtype=torch.bool)
     for row in rows.unique():
         here = rows == row
-        inside[here] = norms[here] <= times * norms[here].median()
+        inside[here] = spliced.no_sinks(norms[here])
     return kept[inside]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitsae.dictionaries.base import Dictionary
@@ -145,6 +145,10 @@ class SplicedModel:
         skipped = {p % n_tokens for p in self.skip_positions if -n_tokens <= p < n_tokens}
         return [p for p in range(n_tokens) if p not in skipped]
 
+    def no_sinks(self, norms: Float[Tensor, "pos"]) -> Bool[Tensor, "pos"]:
+        """Returns which vectors of one prompt at a site, given their norms, are no attention sinks by `skip_sinks`."""
+        return norms <= (math.inf if self.skip_sinks is None else self.skip_sinks) * norms.median()
+
     def applied(self, x_in: Sequence[Float[Tensor, "pos d_in"]]) -> tuple[Int[Tensor, "kept"], ...]:
         """Returns, for each dictionary, the positions at which it is applied, given what each reads on a prompt.
 
@@ -154,7 +158,7 @@ class SplicedModel:
         kept = torch.tensor(self.kept_positions(len(x_in[0])), device=self.device, dtype=torch.long)
         if self.skip_sinks is None or not len(kept):
             return (kept,) * len(self.dictionaries)
-        masks = [norms <= self.skip_sinks * norms.median() for norms in (x[kept].norm(dim=-1) for x in x_in)]
+        masks = [self.no_sinks(x[kept].norm(dim=-1)) for x in x_in]
         for _ in masks:  # a cross-layer transcoder links what shares its hook points, so once is not always enough
             for writers in self.writers.values():
                 shared = torch.stack([masks[number] for number, _ in writers]).all(0)
