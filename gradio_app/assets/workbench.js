@@ -124,6 +124,7 @@ class Workbench {
     this.measured = new Map();
     this.measuring = null;
     this.faithful = this.written = null;
+    const focused = this.drawing.contains(document.activeElement);
     if (this.view) this.view.destroy();
     const payload = JSON.parse(found.payload);
     this.view = CircuitGraph.mount(this.drawing, payload, { intervene: Boolean(shown.form) });
@@ -132,6 +133,7 @@ class Workbench {
     this.view.on("intervene", ({ keys, op, value }) => this.put(keys, op, value));
     this.view.on("select", ({ keys }) => this.selected(keys));
     this.view.on("pins", () => this.tab === "set" && this.fill());
+    if (focused) this.view.focus(); // the keyboard goes on where it was: in the drawing
     if (this.colours.length) this.view.setOverlay({ modes: this.colours });
     this.ask();
     if (shown.restore) this.restore(shown.restore);
@@ -553,10 +555,10 @@ class Workbench {
     if (!this.shown.form) return [make("p", { text: "This circuit does not say a prompt and model of this app: there is nothing to compare it with." })];
     const field = make("textarea", { rows: 2, "aria-label": "Second prompt", spellcheck: "false", text: this.other || this.shown.form.patch || this.shown.form.prompt });
     const go = () => {
-      this.other = field.value;
       this.send("compare", { prompt: field.value });
       this.say("Tracing the second prompt");
     };
+    field.addEventListener("input", () => (this.other = field.value));
     field.addEventListener("keydown", (event) => {
       event.stopPropagation();
       if (event.key === "Enter" && !event.shiftKey) {

@@ -776,6 +776,7 @@ function mount(element, payload, options = {}) {
     getThresholds: () => ({ nodes: view.state.nodes, edges: view.state.edges }),
     setThresholds: ({ nodes, edges }) => view.setState({ nodes, edges, zoom: view.stage.follows ? null : view.stage.zoom }),
     select: (keys) => view.choose(rows(keys)),
+    focus: () => view.stage.focus(view.stage.firstItem()),
     selection: () => view.nodesOf([...view.state.selected]).map((i) => view.circuit.key[i]),
     pin: (keys, on = true) => view.pin(rows(keys), on),
     group: (name, keys) => view.groupNodes(rows(keys), name),

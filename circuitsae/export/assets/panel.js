@@ -11,6 +11,7 @@ class Panel {
   constructor(view) {
     this.view = view;
     this.cards = new Map();
+    this.draft = null; // what is typed for the selected nodes and not yet asked for
     this.body = make("div", { class: "cg-panel-body" });
     this.root = make("aside", { class: "cg-panel", "aria-label": "Details" }, this.body);
   }
@@ -19,17 +20,24 @@ class Panel {
     const { state } = this.view;
     const { circuit } = this.view;
     const items = [...state.selected];
+    // A slider that is held stays in the hand that holds it; it is redrawn when it is let go.
+    const held = this.shownFor === items.join() && this.body.querySelector("input[type=range]:active");
+    if (held) return held.addEventListener("pointerup", () => setTimeout(() => this.show()), { once: true });
+    if (this.shownFor !== items.join()) this.draft = null;
     let parts;
     if (!items.length) parts = this.overview();
     else if (items.length > 1) parts = this.several(items);
     else if (items[0] >= circuit.n) parts = this.group(items[0]);
     else parts = this.node(items[0]);
-    const top = this.shownFor === items.join() ? this.body.scrollTop : 0;
+    const same = this.shownFor === items.join();
+    const top = same ? this.body.scrollTop : 0;
     const focused = this.body.contains(document.activeElement);
-    const name = focused && this.shownFor === items.join() ? nameOf(document.activeElement) : null;
+    const name = focused && same ? nameOf(document.activeElement) : null;
     this.shownFor = items.join();
     this.view.root.classList.toggle("cg-has-selection", items.length > 0);
+    this.redrawing = true; // what leaves the page loses the focus: that asks for nothing
     this.body.replaceChildren(...parts.flat().filter(Boolean));
+    this.redrawing = false;
     this.body.scrollTop = top;
     if (!focused) return;
     // What had the focus is gone with the old contents: it goes to its like, else reading goes on at their title.
@@ -130,23 +138,39 @@ class Panel {
     // Error nodes and tokens are vectors: they can be scaled, but set to one number only where it is 0.
     const features = nodes.every((i) => circuit.kind[i] === "feature");
     const said = nodes.length === 1 ? view.sayings.get(circuit.key[nodes[0]]) : null;
-    const op = said && said.op && said.op !== "ablate" ? said.op : "scale";
+    const { draft } = this;
+    const op = draft ? draft.op : said && said.op && said.op !== "ablate" ? said.op : "scale";
+    const value = draft ? draft.value : said && op === said.op ? said.value : 1;
     const names = { scale: "Scale by", set: "Set to", add: "Add" };
-    const number = make("input", { type: "number", step: "any", value: said && op === said.op ? said.value : 1, "aria-label": names[op] });
-    const range = make("input", { type: "range", min: 0, max: 2, step: 0.05, value: op === "scale" ? number.value : 1, list: `${view.id}-scales`, "aria-label": "Scale slider", hidden: op !== "scale", on: { input: () => (number.value = range.value), change: () => ask("scale", Number(range.value)) } });
+    const number = make("input", { type: "number", step: "any", value, "aria-label": names[op] });
+    const range = make("input", { type: "range", min: 0, max: 2, step: 0.05, value: op === "scale" ? value : 1, list: `${view.id}-scales`, "aria-label": "Scale slider", hidden: op !== "scale" });
     const ticks = make("datalist", { id: `${view.id}-scales` }, ...SCALES.map((value) => make("option", { value })));
     const way = make("select", { "aria-label": "How to change it" }, ...[["scale", "\u00d7"], ["set", "="], ["add", "+"]].map(([value, text]) => make("option", { value, text, selected: value === op })));
+    const wanted = (value, typed) => (this.draft = { op: way.value, value, typed });
+    const commit = () => {
+      const typed = this.draft && this.draft.typed && number.value !== "" && Number.isFinite(Number(number.value));
+      if (!typed || this.redrawing) return;
+      this.draft = null;
+      if (way.value === "scale") range.value = number.value;
+      ask(way.value, Number(number.value));
+    };
+    range.addEventListener("input", () => (number.value = range.value));
+    range.addEventListener("change", () => {
+      this.draft = null;
+      ask("scale", Number(range.value));
+    });
     way.addEventListener("change", () => {
       range.hidden = way.value !== "scale";
       number.setAttribute("aria-label", names[way.value]);
       const known = nodes.length === 1 && !Number.isNaN(circuit.activation[nodes[0]]);
       number.value = way.value === "scale" ? range.value : way.value === "set" && known ? String(Number(circuit.activation[nodes[0]].toPrecision(3))) : "0";
+      wanted(number.value, false);
     });
-    number.addEventListener("change", () => {
-      if (number.value === "" || !Number.isFinite(Number(number.value))) return;
-      if (way.value === "scale") range.value = number.value;
-      ask(way.value, Number(number.value));
-    });
+    number.addEventListener("input", () => wanted(number.value, true));
+    number.addEventListener("change", commit);
+    // The browser reports no change of a field that was drawn anew under the hands that type in it.
+    number.addEventListener("keydown", (event) => event.key === "Enter" && commit());
+    number.addEventListener("blur", commit);
     const ablate = button(nodes.length > 1 ? `Ablate all ${nodes.length}` : "Ablate", "Ablate (A)", () => ask("ablate"), { class: "cg-main-button" });
     const sign = features ? way : make("span", { text: "\u00d7" });
     const saying = said ? make("p", { class: "cg-saying", text: said.text }) : null;
