@@ -34,6 +34,9 @@ def theirs() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("circuit_tracer", reason="circuit-tracer is not installed here")
+        constants = importlib.import_module("huggingface_hub.constants")
+        if not hasattr(constants, "HF_HUB_ENABLE_HF_TRANSFER"):  # gone in huggingface_hub 1; its downloads ask for it
+            constants.HF_HUB_ENABLE_HF_TRANSFER = False  # pyright: ignore[reportAttributeAccessIssue]
         for module in ("attribution.attribute", "transcoder.cross_layer_transcoder", "replacement_model"):
             importlib.import_module(f"circuit_tracer.{module}")
         importlib.import_module("circuit_tracer.replacement_model.replacement_model_transformerlens")
