@@ -75,7 +75,7 @@ def main(preset: str) -> None:
         gr.Textbox(label="Prompt")
     settings = make_settings(preset)
     demo, engine = build(settings)
-    spliced = engine.spliced(preset)
+    spliced = engine.models.spliced(preset)
     for nodes, edges in ((300, 2000), (3000, 20_000)):
         circuit = synthetic_circuit(seed=2, n_features=nodes, n_edges=edges, d_sae=30_000)
         engine.store.add(circuit, None, pinned_as=f"bench-{nodes}")

@@ -54,7 +54,7 @@ def add_endpoints(engine: Engine) -> None:
         Returns:
             The circuit in the format circuitsae/1 (docs/format.md): `Circuit.from_json(json.dumps(result))` reads it.
         """
-        return run(locals(), lambda form, tick: json.loads(engine.circuit(form, tick)[1].to_json()))
+        return run(locals(), lambda form, tick: json.loads(engine.models.circuit(form, tick)[1].to_json()))
 
     def intervene(
         preset: str,
@@ -86,7 +86,7 @@ def add_endpoints(engine: Engine) -> None:
         given = locals()
 
         def work(form: Form, tick: Tick) -> dict[str, Any]:
-            found = engine.once(form, tick).intervene(edits, {"errors": errors, "attention": attention})
+            found = engine.models.intervene(form, edits, {"errors": errors, "attention": attention}, tick)
             effect = found["metric_after"] - found["metric_before"]
             return {name: found[name] for name in ("metric_before", "metric_after", "kl", "next")} | {"effect": effect}
 
@@ -109,10 +109,9 @@ def add_endpoints(engine: Engine) -> None:
         given = locals()
 
         def work(form: Form, tick: Tick) -> dict[str, Any]:
-            measured = engine.once(form, tick)
-            together = measured.intervene([{"key": key, "op": "ablate"} for key in nodes], {})
+            together = engine.models.intervene(form, [{"key": key, "op": "ablate"} for key in nodes], {}, tick)
             alone: dict[str, float] = {}
-            for part in measured.effects(nodes, tick):
+            for part in engine.models.measure(form, nodes, tick):
                 alone |= part
             before, after = together["metric_before"], together["metric_after"]
             return {"metric_before": before, "metric_after": after, "effect": after - before, "effects": alone}
@@ -145,14 +144,9 @@ def add_endpoints(engine: Engine) -> None:
         given = locals()
 
         def work(form: Form, tick: Tick) -> list[dict[str, Any]]:
-            import circuitsae as cs
-
             if not 1 <= top <= 10_000:
                 raise InputError(f"top is {top}; expected 1 to 10000.")
-
-            spliced, asked = engine.asked(form, tick)
-            found = cs.node_effects(spliced, asked.task(), method=asked.method, progress=tick)
-            return found.strongest(top, kinds=("feature", "error"))
+            return engine.models.effects(form, top, tick)
 
         return run(given, work)
 

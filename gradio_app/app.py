@@ -77,7 +77,7 @@ def serve(
         check_mcp()
     settings = make_settings(preset, public=public)
     demo, engine = build(settings)
-    engine.start()
+    engine.models.start()
     demo.launch(
         server_name=host, server_port=port, inbrowser=browser, share=share, mcp_server=mcp, **launch_options(settings)
     )
@@ -100,5 +100,5 @@ def space() -> tuple[gr.Blocks, dict[str, Any]]:
     preset = os.environ.get("CIRCUITSAE_PRESET") or None
     settings = make_settings(preset, public=True)
     demo, engine = build(settings)
-    engine.start()
+    engine.models.start()
     return demo, launch_options(settings)

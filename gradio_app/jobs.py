@@ -1,5 +1,6 @@
 """Work that takes time: in a thread, with progress that is passed on, stopped when asked or when it takes too long."""
 
+import contextvars
 import queue
 import threading
 import time
@@ -133,7 +134,9 @@ class Jobs:
         with self._lock:
             self._stops.setdefault(owner, set()).add(stop)
         try:
-            threading.Thread(target=do, daemon=True, name="circuitsae-job").start()
+            # ZeroGPU asks the context whose request this is.
+            context = contextvars.copy_context()
+            threading.Thread(target=context.run, args=(do,), daemon=True, name="circuitsae-job").start()
             while True:
                 step = steps.get()
                 if step is None:

@@ -89,7 +89,7 @@ def _lookups(engine: Engine) -> list[Any]:
 
     def status(preset: Any = None) -> dict[str, Any]:
         known = preset if preset in engine.settings.presets else engine.settings.preset
-        return engine.status(known)
+        return engine.models.status(known)
 
     def files(asked: Any = None) -> dict[str, Any]:
         try:

@@ -3,6 +3,7 @@
 Import this before torch: `spaces`, where it is installed, wants to be there first. Elsewhere nothing is changed.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,11 @@ except ImportError:  # everywhere but on a Space, and on one without its package
 
 SECONDS = 60
 """What a call may take at most unless it is said otherwise; the hub's own default."""
+
+
+def is_there() -> bool:
+    """Returns whether this is a Space on ZeroGPU: then computing goes to a borrowed GPU (gradio_app/borrowed.py)."""
+    return _spaces is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def on_gpu(function: Callable[..., Any] | None = None, *, duration: int | Callable[..., int] = SECONDS) -> Any:

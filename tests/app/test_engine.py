@@ -44,7 +44,7 @@ def entry(engine: Engine) -> Entry:
 
 
 def test_a_trace_is_the_librarys(engine: Engine, entry: Entry) -> None:
-    spliced = engine.spliced("tiny")
+    spliced = engine.models.spliced("tiny")
     task = cs.Task(PROMPT, metric=cs.LogitDiff(" are", " is"))
     wanted = cs.trace(spliced, task, max_nodes=48)
     assert set(entry.circuit.graph.edges) == set(wanted.graph.edges)
@@ -62,7 +62,7 @@ def test_an_intervention_is_the_librarys(engine: Engine, entry: Entry) -> None:
     ]
     found = engine.intervene(entry.id, edits, {"errors": "frozen"}, quiet)
     wanted = cs.intervene(
-        engine.spliced("tiny"),
+        engine.models.spliced("tiny"),
         cs.Task(PROMPT, metric=cs.LogitDiff(" are", " is")),
         [cs.Scale(feature, 0.5), cs.Ablate(other), cs.Ablate(error)],
         errors="frozen",
@@ -91,7 +91,7 @@ def test_measured_effects_are_those_of_ablation(engine: Engine, entry: Entry) ->
 
 
 def test_faithfulness_is_one_of_all_nodes_and_nought_of_none(engine: Engine, entry: Entry) -> None:
-    measured = engine.measured(entry.id, quiet)
+    measured = engine.models.measured(entry, quiet)
     for errors in (True, False):
         everything = measured._pool(errors)
         found = engine.faithfulness(entry.id, everything, errors, quiet)
@@ -108,7 +108,7 @@ def test_faithfulness_is_one_of_all_nodes_and_nought_of_none(engine: Engine, ent
 def test_a_continuation_without_edits_is_greedy_decoding(engine: Engine, entry: Entry) -> None:
     strongest = entry.circuit.strongest(1, kind="feature")[0]
     found = engine.continuation(entry.id, [{"key": strongest, "op": "ablate"}], {}, quiet)
-    model, vocabulary = engine.spliced("tiny").model, engine.spliced("tiny").vocabulary
+    model, vocabulary = engine.models.spliced("tiny").model, engine.models.spliced("tiny").vocabulary
     import torch
 
     ids = vocabulary.encode(PROMPT)
@@ -123,7 +123,9 @@ def test_two_prompts_become_one_graph(engine: Engine, entry: Entry) -> None:
     union = engine.compare(entry.id, "The key to the cabinet", quiet)
     where = union.colours[0]["values"]
     other = cs.trace(
-        engine.spliced("tiny"), cs.Task("The key to the cabinet", metric=cs.LogitDiff(" are", " is")), max_nodes=48
+        engine.models.spliced("tiny"),
+        cs.Task("The key to the cabinet", metric=cs.LogitDiff(" are", " is")),
+        max_nodes=48,
     )
     first = set(entry.circuit.graph)
     assert set(union.circuit.graph) == first | set(other.graph)
@@ -138,7 +140,7 @@ def test_an_empty_answer_is_the_likeliest_and_a_missing_space_is_put_in(engine: 
     entry = engine.trace(Form("tiny", PROMPT, "", "", nodes=16), quiet)
     assert entry.form is not None
     assert entry.form.answer == entry.circuit.graph.graph["top_tokens"][0][0]
-    vocabulary = engine.spliced("tiny").vocabulary
+    vocabulary = engine.models.spliced("tiny").vocabulary
     assert one_token("are", vocabulary, "answer") == " are"
 
 
@@ -156,7 +158,7 @@ def test_an_empty_answer_is_the_likeliest_and_a_missing_space_is_put_in(engine: 
     ],
 )
 def test_each_bad_field_is_said_in_a_sentence(engine: Engine, given: dict[str, Any], field: str, text: str) -> None:
-    engine.spliced("tiny")
+    engine.models.spliced("tiny")
     found = engine.problems(FORM.as_dict() | given)
     assert list(found) == [field] and text in found[field]
     with pytest.raises(CircuitsaeError):
@@ -192,7 +194,7 @@ def test_the_card_names_tokens_that_the_decoder_row_promotes(engine: Engine, ent
     assert all(value > 0 for _, value in sections["Promotes"]["tokens"])
     assert all(value < 0 for _, value in sections["Suppresses"]["tokens"])
     node = entry.circuit[key]
-    promoted, _ = logit_tokens(engine.spliced("tiny"), node["site"], node["index"])
+    promoted, _ = logit_tokens(engine.models.spliced("tiny"), node["site"], node["index"])
     # A store's order takes the last normalisation in, which moves all but the clearest.
     assert promoted[0][0] in [text for text, _ in sections["Promotes"]["tokens"]]
     assert engine.card(entry.id, "token@1") == [] and engine.card(entry.id, "no such node") == []
@@ -262,14 +264,14 @@ def test_a_card_says_what_the_store_says(engine: Engine, entry: Entry, monkeypat
     assert sections["Label (somebody)"]["text"] == "plural nouns"
     assert sections["Promotes"]["tokens"] == [[" are", 0.5]] and "1%" in sections["How often"]["text"]
     assert sections["Most active on"]["contexts"] == [[(" The", 0.0), (" keys", 2.5)]]
-    assert engine.labels("no such preset") is None
+    assert engine.models.labels("no such preset") is None
 
 
 def test_what_ships_is_shown_before_a_model_is_loaded() -> None:
     engine = Engine(make_settings("tiny"))
     entry = engine.shipped()
     assert entry is not None and entry.form is not None and entry.form.preset == "tiny"
-    assert engine.status("tiny") == {"ready": False, "text": "tiny will be loaded when it is needed"}
+    assert engine.models.status("tiny") == {"ready": False, "text": "tiny will be loaded when it is needed"}
     assert engine.store.get("shipped-tiny") is entry
     # The file is what tracing gives today.
     again = engine.trace(entry.form, quiet).circuit
@@ -304,7 +306,7 @@ def test_a_store_forgets_the_oldest_within_its_budget(entry: Entry) -> None:
 @pytest.mark.slow
 def test_memory_does_not_grow_with_traces_and_clicks() -> None:
     engine = Engine(Settings("tiny", ("tiny",), memory=2_000_000))
-    engine.spliced("tiny")
+    engine.models.spliced("tiny")
     words = ["key", "keys", "dog", "dogs", "cat", "cats", "book", "books"]
     held: list[int] = []
     for number in range(200):
@@ -316,7 +318,7 @@ def test_memory_does_not_grow_with_traces_and_clicks() -> None:
         if number in (60, 199):
             gc.collect()
             held.append(sum(type(o) in (cs.Circuit, Entry, Measured) for o in gc.get_objects()))
-    assert engine.store.size <= 2_000_000 and len(engine._contexts) <= 6
+    assert engine.store.size <= 2_000_000 and len(engine.models._contexts) <= 6
     assert held[1] <= held[0] + 4
 
 

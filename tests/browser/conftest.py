@@ -60,7 +60,7 @@ def app_address() -> Iterator[str]:
 
     settings = make_settings("tiny")
     demo, engine = build(settings)
-    engine.spliced("tiny")
+    engine.models.spliced("tiny")
     _, address, _ = demo.launch(
         prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options(settings)
     )

@@ -440,7 +440,7 @@ def test_the_first_minute_on_smollm2(browser: Any) -> None:
         pytest.skip("smollm2's model is not fetched")
     settings = make_settings("smollm2")
     demo, engine = build(settings)
-    engine.start()
+    engine.models.start()
     _, address, _ = demo.launch(
         prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options(settings)
     )
