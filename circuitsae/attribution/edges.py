@@ -181,7 +181,7 @@ class EdgeEngine:
         """Returns the in-edges of the metric node."""
         total = torch.tensor([self.run.metric], dtype=self.run.embed.dtype, device=self.run.embed.device)
         reads = None if self.readout.metric is None else self.readout.metric.reads
-        segment = _segment_of(self.spliced, reads)
+        segment = segment_of(self.spliced, reads)
         captured, leaves = self._linearise(segment, self.run.n_tokens, stop_at=None)
         with torch.enable_grad():
             value = self.readout.of(captured).sum()
@@ -215,14 +215,15 @@ class EdgeEngine:
         by_segment: dict[int, list[FeatureTargets]] = {}
         for target in targets:
             if len(target) and target.number not in swept:
-                by_segment.setdefault(_segment_of(self.spliced, self.spliced.reads[target.number]), []).append(target)
+                by_segment.setdefault(segment_of(self.spliced, self.spliced.reads[target.number]), []).append(target)
         for segment, found in sorted(by_segment.items()):
             last = max((self.spliced.reads[t.number] for t in found), key=self.spliced.order)
             for low, high in position_buckets(torch.cat([t.positions for t in found]), self.run.n_tokens):
                 captured, leaves = self._linearise(segment, high, stop_at=last)
+                size = products_together(self.spliced, high, len(leaves), self.budget)
                 for target in found:
                     inside = (target.positions >= low) & (target.positions < high)
-                    for part in inside.nonzero().flatten().split(self._batch_size(high, len(leaves))):
+                    for part in inside.nonzero().flatten().split(size):
                         yield self._feature_batch(target, part, captured, leaves)
                         done += len(part)
                         if tick is not None:
@@ -251,13 +252,14 @@ class EdgeEngine:
             if not len(target):
                 continue
             reads = [self.spliced.reads[number] for number, _ in self.spliced.writers[target.hook]]
-            segment = min(_segment_of(self.spliced, name) for name in (target.hook, *reads))
+            segment = min(segment_of(self.spliced, name) for name in (target.hook, *reads))
             last = max((target.hook, *reads), key=self.spliced.order)
             for low, high in position_buckets(target.positions, self.run.n_tokens):
                 raw: dict[str, Tensor] = {target.hook: torch.empty(0)}
                 captured, leaves = self._linearise(segment, high, stop_at=last, raw=raw)
+                size = products_together(self.spliced, high, len(leaves), self.budget)
                 inside = (target.positions >= low) & (target.positions < high)
-                for part in inside.nonzero().flatten().split(self._batch_size(high, len(leaves))):
+                for part in inside.nonzero().flatten().split(size):
                     yield self._error_batch(target, part, captured, leaves, raw[target.hook])
                     done += len(part)
                     if tick is not None:
@@ -351,13 +353,6 @@ class EdgeEngine:
             return None
         whole = torch.zeros(n_tokens, path.shape[-1], dtype=path.dtype, device=path.device)
         return whole.index_add(0, torch.tensor(kept, device=path.device), path)[None]
-
-    def _batch_size(self, n_tokens: int, n_leaves: int) -> int:
-        cfg = self.spliced.hooked.cfg
-        d_mlp = getattr(cfg, "d_mlp", None) or 4 * self.spliced.d_model
-        heads = getattr(cfg, "n_heads", 1) or 1
-        floats = n_tokens * (4 * d_mlp + (6 + 2 * n_leaves) * self.spliced.d_model + 3 * heads * n_tokens)
-        return max(1, self.budget // (4 * floats))
 
     def _feature_batch(
         self, target: FeatureTargets, part: Int[Tensor, "batch"], captured: Captured, leaves: dict[str, Tensor]
@@ -633,6 +628,15 @@ def encoder_directions(
         return torch.autograd.grad(value.sum(), x)[0]
 
 
+def products_together(spliced: SplicedModel, n_tokens: int, n_leaves: int, budget: int = BUDGET) -> int:
+    """Returns how many vector-Jacobian products through a prompt are batched within a byte budget."""
+    cfg = spliced.hooked.cfg
+    d_mlp = getattr(cfg, "d_mlp", None) or 4 * spliced.d_model
+    heads = getattr(cfg, "n_heads", 1) or 1
+    floats = n_tokens * (4 * d_mlp + (6 + 2 * n_leaves) * spliced.d_model + 3 * heads * n_tokens)
+    return max(1, budget // (4 * floats))
+
+
 def position_buckets(positions: Int[Tensor, "target"], n_tokens: int) -> list[tuple[int, int]]:
     """Splits target positions into ranges `[low, high)`, each worth a forward pass of `high` tokens of its own.
 
@@ -713,7 +717,7 @@ def _largest_of_each(
     return order[rank < count + extra[ordered]]
 
 
-def _segment_of(spliced: SplicedModel, read: str | None) -> int:
+def segment_of(spliced: SplicedModel, read: str | None) -> int:
     """Returns the layer where the run for a target must start: above the nearest residual site below it."""
     limit = spliced.n_layers if read is None else spliced.hooked.layer(read)
     ordered = read in spliced.reads or read in spliced.written  # a metric may read anywhere

@@ -147,13 +147,21 @@ def run_method(context: Context) -> NodeEffects:
         UnknownNameError: There is no such method.
         InputError: An option that it does not have.
     """
-    method: Method = registry.get("methods", context.method)()
-    known = [f.name for f in fields(method.Options)]
-    for name in context.options:
-        if name not in known:
-            raise InputError(
-                f"The method {context.method!r} has no option {name!r}; it has {', '.join(known) or 'none'}."
-            )
-    options = method.Options(**context.options)
+    method, options = find_method(context.method, context.options)
     context.options = asdict(options)
     return method(context, options)
+
+
+def find_method(name: str, given: Mapping[str, Any]) -> tuple[Method, Any]:
+    """Returns a method and its options, those that are not given at their defaults.
+
+    Raises:
+        UnknownNameError: There is no such method.
+        InputError: An option that it does not have.
+    """
+    method: Method = registry.get("methods", name)()
+    known = [f.name for f in fields(method.Options)]
+    for option in given:
+        if option not in known:
+            raise InputError(f"The method {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}.")
+    return method, method.Options(**given)
