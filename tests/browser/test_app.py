@@ -6,7 +6,7 @@ import os
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -430,8 +430,9 @@ def test_a_lost_app_is_said_and_the_page_goes_on(app: App) -> None:
     app.complaints.clear()  # the browser's own, of what was aborted
 
 
-@pytest.mark.smollm2
-def test_the_first_minute_on_smollm2(browser: Any) -> None:
+@pytest.fixture(scope="module")
+def real_app(browser: Any) -> Iterator[str]:
+    """The address of an app with `smollm2`, whose model is loaded behind the page."""
     from circuitsae.presets import find_preset, is_present
     from gradio_app.app import build, launch_options
     from gradio_app.settings import make_settings
@@ -444,21 +445,38 @@ def test_the_first_minute_on_smollm2(browser: Any) -> None:
     _, address, _ = demo.launch(
         prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options(settings)
     )
-    app = App(browser, address.rstrip("/"))
+    yield address.rstrip("/")
+    demo.close(verbose=False)
+
+
+@pytest.mark.smollm2
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (768, "dark"), (390, "light"), (1280, "dark")])
+def test_the_first_minute_on_a_real_model(browser: Any, real_app: str, width: int, theme: str) -> None:
+    options = {"viewport": {"width": width, "height": 900}, "has_touch": width == 390, "color_scheme": theme}
+    app = App(browser, real_app, f"/?__theme={theme}", **options)
     app.page.set_default_timeout(240_000)
     try:
         assert app.ask("app.shown.id") == "shipped-smollm2"
-        app.ablate(app.strongest()[0])
+        key = app.strongest()[0]
+        app.ask(f"view.select([{json.dumps(key)}])") if width < 700 else app.node(key).click(force=True)
+        app.page.get_by_role("button", name="Ablate", exact=True).click()
         app.measured()
         before, after = app.ask("[app.result.metric_before, app.result.metric_after]")
         assert app.number("measured") == pytest.approx(after - before, rel=0.006, abs=1e-6)
-        picture(app, "app-smollm2")
-        app.trace("The capital of France is", " Paris", " London")
-        app.ablate(app.strongest()[0])
+        assert app.number("predicted") == pytest.approx(app.number("measured"), rel=0.25)
+        picture(app, "app-smollm2" if (width, theme) == (1280, "light") else f"app-smollm2-{width}-{theme}")
+        assert app.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert _serious(app) == []
+        app.page.locator(".cw-basket").get_by_role("button", name="Undo").click()
+        assert app.ask("app.basket.edits.length") == 0
+        app.trace(["The capital of Italy is", "The capital of Spain is"][width > 700], " Rome", " Paris")
+        app.ask(f"view.select([{json.dumps(app.strongest()[0])}])")
+        app.page.get_by_role("button", name="Ablate", exact=True).click()
         app.measured()
+        app.page.get_by_role("button", name="Copy link").first.click()
+        app.wait("app.root.dataset.link")
     finally:
         app.close()
-        demo.close(verbose=False)
 
 
 def _correlation(pairs: list[list[float]]) -> float:
