@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitsae.attribution.backward import differentiate
 from circuitsae.attribution.baselines import Baseline, FeatureNodes, feature_nodes, make_baseline
 from circuitsae.attribution.nodes import NodeBlock, NodeEffects
 from circuitsae.errors import CancelledError, InputError, UnknownNameError
@@ -14,7 +15,8 @@ from circuitsae.model.caching import KeyValues, key_values
 from circuitsae.model.checks import freezes
 from circuitsae.model.hooks import Hook
 from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward, run_clean, start_layers, take_apart
-from circuitsae.model.spliced import OnWrite, SplicedModel
+from circuitsae.model.spliced import SplicedModel
+from circuitsae.model.tapes import cuts, is_long
 from circuitsae.task.task import PreparedTask
 
 Gradient = Literal["pass-through", "through-dictionary", "frozen"]
@@ -119,16 +121,42 @@ class Context:
         With the `pass-through` gradient this is the gradient of the bare model; with `through-dictionary` the error is
         a constant and the gradient below a site flows through decode and encode; with `frozen` attention patterns and
         normalisation scales are constants. Cost: one backward pass, and one forward pass that also serves as the clean
-        run where nothing modifies it.
+        run where nothing modifies it; over a prompt so long that its tape is cut (see `model.tapes`), one more forward.
 
         Args:
             extra: Hooks that modify the backward pass (see [circuitsae.attribution.rules][]); they must leave values
                 what they are.
         """
+        if is_long(self.spliced, len(self.task.tokens)):
+            return self._gradients_in_pieces(extra)
         captured, value = self.linearise(extra, run_too=not extra and self.gradient == "pass-through")
         at = [captured.x_out[name] for name in self.spliced.written]
         *sites, embed = self.backward(value, [*at, captured.embed])
         return {name: g[0] for name, g in zip(self.spliced.written, sites, strict=True)}, embed[0]
+
+    def _gradients_in_pieces(
+        self, extra: Sequence[tuple[str, Hook]]
+    ) -> tuple[dict[str, Float[Tensor, "pos d_out"]], Float[Tensor, "pos d_model"]]:
+        spliced, run = self.spliced, self.run
+        through = self.gradient == "through-dictionary"
+        at = cuts(spliced, run.n_tokens, joined=range(len(spliced.dictionaries)) if through else ())
+        found = differentiate(
+            spliced,
+            self.batch,
+            self.readout,
+            [*spliced.written, EMBED],
+            {layer: run.prefixes[layer].residual for layer in at},
+            extra=[*self.freezing(), *extra],
+            **self._splice_through() if through else {},
+        )
+        self.passes["forward"] += 1
+        self.passes["backward"] += 1
+        of = {**{name: site.x for name, site in run.sites.items()}, EMBED: run.embed}
+        gradients = {
+            name: found[name][0].to(x.dtype) if name in found else torch.zeros_like(x) for name, x in of.items()
+        }
+        embed = gradients.pop(EMBED)
+        return gradients, embed
 
     def linearise(self, extra: Sequence[tuple[str, Hook]] = (), *, run_too: bool = False) -> tuple[Captured, Tensor]:
         """Runs the model with an autograd graph from the embeddings on; gives what it captured and the metric.
@@ -137,17 +165,15 @@ class Context:
         """
         hooks = [*self.freezing(), *extra]
         with torch.enable_grad():
-            read: dict[int, Tensor] = {}
             through = self.gradient == "through-dictionary"
             captured = forward(
                 self.spliced,
                 self.batch,
                 self.readout,
                 leaf_embed=True,
-                on_read=read.__setitem__ if through else None,
-                on_write=self._through_dictionaries(read) if through else None,
-                residuals_at=start_layers(self.spliced) if run_too and self._run is None else [],
+                residuals_at=start_layers(self.spliced, len(self.task.tokens)) if run_too and self._run is None else [],
                 extra=hooks,
+                **self._splice_through() if through else {},
             )
             value = self.readout.of(captured)
         self.passes["forward"] += 1
@@ -176,12 +202,10 @@ class Context:
         """Returns the hooks that the `frozen` gradient holds patterns and scales by; none for the other gradients."""
         return freezes(self.spliced) if self.gradient == "frozen" else []
 
-    def _through_dictionaries(self, read: Mapping[int, Tensor]) -> OnWrite:
-        """Returns the splice that lets gradients flow through decode and encode; values stay what they are.
-
-        `read` holds what each dictionary read in this run: every one reads before it writes.
-        """
+    def _splice_through(self) -> dict[str, Any]:
+        """Returns the splice that lets gradients flow through decode and encode; values stay what they are."""
         spliced, run = self.spliced, self.run
+        read: dict[int, Tensor] = {}  # what each dictionary read in this run: every one reads before it writes
 
         def on_write(name: str, x: Tensor) -> Tensor:
             rebuilt = torch.zeros_like(x)
@@ -202,7 +226,7 @@ class Context:
                 rebuilt = rebuilt + decoded.to(x.dtype)
             return rebuilt + (x - rebuilt).detach()
 
-        return on_write
+        return {"on_read": read.__setitem__, "on_write": on_write}
 
     def effects(
         self,

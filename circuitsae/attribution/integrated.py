@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitsae.attribution.backward import differentiate
 from circuitsae.attribution.context import Context
 from circuitsae.attribution.nodes import NodeEffects
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.model.edits import batch_size
 from circuitsae.model.runs import EMBED, forward
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.model.tapes import cuts
 
 Rule = Literal["gauss-legendre", "midpoint", "left", "right"]
 RULES: tuple[str, ...] = get_args(Rule)
@@ -107,33 +109,28 @@ def mean_gradients(
     reads = context.task.metric.reads
     if reads is not None and spliced.hooked.layer(reads) < first:  # the metric is below and does not depend on them
         return result
-    extra = [(name, hook) for name, hook in context.freezing() if spliced.hooked.layer(name) >= first]
     size = max(1, batch_size(spliced, run.n_tokens) // 4)  # a graph for the backward pass takes the rest of the memory
+    pieces = cuts(spliced, run.n_tokens, first, batch=min(size, len(points)))
     for low in range(0, len(points), size):
         at = torch.tensor(points[low : low + size], dtype=run.embed.dtype, device=run.embed.device)[:, None, None]
         by = torch.tensor(weights[low : low + size], dtype=run.embed.dtype, device=run.embed.device)[:, None, None]
-        leaves: dict[str, Tensor] = {}
 
-        def move(name: str, x: Tensor, at: Tensor = at, leaves: dict[str, Tensor] = leaves) -> Tensor | None:
-            if name not in moved:
-                return None
-            leaves[name] = torch.zeros_like(x).requires_grad_()
-            return x + (at * moved[name]).to(x.dtype) + leaves[name]
+        def move(name: str, x: Tensor, at: Tensor = at) -> Tensor | None:
+            return (x + (at * moved[name]).to(x.dtype)).requires_grad_() if name in moved else None
 
-        with torch.enable_grad():
-            captured = forward(
-                spliced,
-                run.tokens.expand(len(at), -1),
-                context.readout,
-                on_write=move,
-                extra=[*extra, *([(EMBED, lambda x, move=move: move(EMBED, x))] if EMBED in moved else [])],
-                start=start,
-            )
-            value = context.readout.of(captured).sum()
-        found = torch.autograd.grad(value, [leaves[hook] for hook in group], allow_unused=True)
-        for hook, gradient in zip(group, found, strict=True):
-            if gradient is not None:
-                result[hook] += (gradient.to(by.dtype) * by).sum(0)
+        tokens = run.tokens.expand(len(at), -1)
+        hooks: dict[str, Any] = {
+            "on_write": move,
+            "extra": [*context.freezing(), *([(EMBED, lambda x, move=move: move(EMBED, x))] if EMBED in moved else [])],
+            "start": start,
+        }
+        residuals: dict[int, Tensor] = {}
+        if pieces:
+            context.passes["forward"] += len(at) * (1 - first / spliced.n_layers)
+            with torch.no_grad():
+                residuals = forward(spliced, tokens, context.readout, residuals_at=pieces, **hooks).residuals
+        for hook, gradient in differentiate(spliced, tokens, context.readout, group, residuals, **hooks).items():
+            result[hook] += (gradient.to(by.dtype) * by).sum(0)
         computed = len(at) * (1 - first / spliced.n_layers)
         context.passes["forward"] += computed
         context.passes["backward"] += computed

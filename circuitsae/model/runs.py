@@ -16,6 +16,7 @@ from circuitsae.dictionaries.base import Dictionary
 from circuitsae.errors import TaskError
 from circuitsae.model.hooks import Hook, Prefix
 from circuitsae.model.spliced import OnRead, OnWrite, SplicedModel
+from circuitsae.model.tapes import is_long
 from circuitsae.task.metrics import BoundMetric
 
 # Gathered decoder rows are multiplied in pieces of at most this many numbers, so that long prompts stay in memory.
@@ -194,11 +195,13 @@ def forward(
     leaf_embed: bool = False,
     start: Prefix | None = None,
     stop_at: str | None = None,
+    until: int | None = None,
 ) -> Captured:
     """Runs the model once and captures what the dictionaries read and what stands where they write.
 
     With `leaf_embed` the embeddings are a detached leaf that requires a gradient, from which the graph grows.
-    `extra` hooks (freezes, edits) run before the capture at their hook point.
+    `extra` hooks (freezes, edits) run before the capture at their hook point; those outside the layers that are computed
+    are left out. With `until` the run ends where the residual stream enters that layer, and captures it there.
     """
     x_in: dict[int, Tensor] = {}
     x_out: dict[str, Tensor] = {}
@@ -228,23 +231,35 @@ def forward(
         observed.append(x.flatten(2))
         return x.view_as(x)  # what is written here comes after the reading and doesn't act on it
 
-    hooks: list[tuple[str, Hook]] = [(EMBED, at_embed), *extra]
-    if readout.metric is not None and readout.metric.reads is not None:
-        hooks.append((readout.metric.reads, observe))
-    for layer in residuals_at:
-        hooks.append((spliced.hooked.residual_name(layer), lambda x, layer=layer: residuals.__setitem__(layer, x)))
     first = 0 if start is None else start.layer
+
+    def computed(name: str) -> bool:
+        layer = spliced.hooked.layer(name)
+        return first <= layer and (until is None or layer < until)
+
+    hooks: list[tuple[str, Hook]] = [(EMBED, at_embed), *((name, hook) for name, hook in extra if computed(name))]
+    if readout.metric is not None and readout.metric.reads is not None and computed(readout.metric.reads):
+        hooks.append((readout.metric.reads, observe))
+    for layer in residuals_at if until is None else [*residuals_at, until]:
+        hooks.append((spliced.hooked.residual_name(layer), lambda x, layer=layer: residuals.__setitem__(layer, x)))
     hooks += [
         (name, hook)
         for name, hook in spliced.splice(read, write)
-        if spliced.hooked.layer(name) >= first and (stop_at is None or spliced.order(name) <= spliced.order(stop_at))
+        if computed(name) and (stop_at is None or spliced.order(name) <= spliced.order(stop_at))
     ]
+    if until is not None:
+        stop_at = spliced.hooked.residual_name(until)
     logits = spliced.hooked.forward(tokens, hooks, start=start, logits_at=readout.kept, stop_at=stop_at)
     return Captured(x_in, x_out, embed[0], residuals, logits, observed[0] if observed else None)
 
 
-def start_layers(spliced: SplicedModel) -> list[int]:
-    """Returns the layers at which later runs want to start: where a dictionary reads or writes, and above residual sites."""
+def start_layers(spliced: SplicedModel, n_tokens: int) -> list[int]:
+    """Returns the layers at which later runs want to start: where a dictionary reads or writes, and above residual sites.
+
+    Of a prompt whose tape is cut that is every layer.
+    """
+    if is_long(spliced, n_tokens):
+        return list(range(1, spliced.n_layers))
     layers = {spliced.hooked.layer(name) for name in (*spliced.reads, *spliced.written)}
     layers |= {spliced.hooked.layer(name) + 1 for name in spliced.written if name.endswith(".hook_resid_post")}
     return sorted(layer for layer in layers if 0 < layer < spliced.n_layers)
@@ -284,7 +299,7 @@ def run_clean(
     readout = Readout(metric, len(tokens))
     batch = torch.tensor([list(tokens)], device=spliced.device)
     with torch.no_grad():
-        captured = forward(spliced, batch, readout, residuals_at=start_layers(spliced))
+        captured = forward(spliced, batch, readout, residuals_at=start_layers(spliced, len(tokens)))
     return take_apart(spliced, tokens, captured, readout, like)
 
 

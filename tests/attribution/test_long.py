@@ -1,0 +1,115 @@
+"""Prompts whose tape is cut: a piece at a time, and every number is the one of the whole tape."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+import circuitsae as cs
+from circuitsae.attribution.effects import NodeEffects
+from circuitsae.model import tapes
+from circuitsae.model.spliced import SplicedModel
+from tests.attribution.architectures import N_LAYERS, TOKENS, bridge, dictionary, with_transcoders
+
+EXACT: dict[str, Any] = {"atol": 1e-11, "rtol": 1e-10}
+ARCHITECTURES = ["gpt2", "llama", "gemma2", "neox"]
+model = cache(bridge)
+
+
+@cache
+def everywhere(name: str) -> SplicedModel:
+    """Autoencoders at residual stream, attention and MLP, a transcoder beside."""
+    return SplicedModel(
+        model(name),
+        [
+            dictionary("blocks.0.hook_resid_post", seed=1),
+            dictionary("blocks.1.hook_attn_out", seed=2),
+            dictionary("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", seed=3, skip=True),
+            dictionary("blocks.2.hook_resid_pre", seed=5),
+            dictionary("blocks.2.hook_mlp_out", seed=4),
+        ],
+        prepend_bos=False,
+    )
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets every tape hold one layer."""
+    return lambda: monkeypatch.setattr(tapes, "TAPE", 1)
+
+
+def effects_of(spliced: SplicedModel, metric: Any = None, **options: Any) -> NodeEffects:
+    return cs.node_effects(spliced, cs.Task(TOKENS, metric=metric or cs.LogitDiff(7, 8)), **options)
+
+
+def same(found: NodeEffects, expected: NodeEffects) -> None:
+    for mine, theirs in zip(found.blocks, expected.blocks, strict=True):
+        torch.testing.assert_close(mine.effects, theirs.effects, **EXACT)
+    assert sum(int((b.effects != 0).sum()) for b in expected.blocks) >= len(TOKENS)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient": "pass-through"},
+        {"gradient": "through-dictionary"},
+        {"gradient": "frozen"},
+        {"method": "relp"},
+        {"method": "integrated-gradients", "steps": 3},
+    ],
+    ids=lambda o: "-".join(map(str, o.values())),
+)
+def test_effects_are_those_of_one_tape(name: str, options: dict[str, Any], cut: Any) -> None:
+    expected = effects_of(everywhere(name), **options)
+    cut()
+    same(effects_of(everywhere(name), **options), expected)
+
+
+@pytest.mark.parametrize("reads", ["blocks.1.hook_resid_post", "blocks.2.hook_resid_pre", "blocks.0.hook_mlp_out"])
+def test_a_metric_that_reads_an_activation_starts_where_it_reads(reads: str, cut: Any) -> None:
+    metric = cs.Direction(reads, torch.arange(24.0).tolist())
+    expected = effects_of(everywhere("gpt2"), metric)
+    cut()
+    same(effects_of(everywhere("gpt2"), metric), expected)
+
+
+def test_a_tape_is_cut_by_its_size_and_not_through_a_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
+    spliced = everywhere("gpt2")
+    assert tapes.cuts(spliced, 9) == [] and not tapes.is_long(spliced, 9)
+    monkeypatch.setattr(tapes, "TAPE", 2 * tapes.layer_bytes(spliced, 9))
+    assert tapes.is_long(spliced, 9) and tapes.cuts(spliced, 9) == [2] and tapes.cuts(spliced, 9, 1) == []
+    assert tapes.cuts(spliced, 9, batch=2) == [1, 2]
+    across = SplicedModel(
+        model("gpt2"), [dictionary("blocks.0.hook_mlp_out", "blocks.2.hook_mlp_out")], prepend_bos=False
+    )
+    assert tapes.cuts(across, 9, batch=2, joined=[0]) == [] and tapes.cuts(across, 9, batch=2) == [1, 2]
+
+
+class Saved:
+    """A tensor on a tape; counts how many numbers all tapes hold, now and at most."""
+
+    now = most = 0
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+        Saved.now += x.numel()
+        Saved.most = max(Saved.most, Saved.now)
+
+    def __del__(self) -> None:
+        Saved.now -= self.x.numel()
+
+
+def longest_tape(work: Any) -> int:
+    Saved.now = Saved.most = 0
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.x):
+        work()
+    return Saved.most
+
+
+def test_one_layer_is_on_the_tape_at_a_time(cut: Any) -> None:
+    spliced = with_transcoders(model("llama"))
+    whole = longest_tape(lambda: effects_of(spliced))
+    cut()
+    assert longest_tape(lambda: effects_of(spliced)) < 1.4 * whole / N_LAYERS
