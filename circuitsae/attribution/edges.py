@@ -11,18 +11,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuitsae.attribution.backward import differentiate
 from circuitsae.attribution.baselines import Baseline, FeatureNodes
 from circuitsae.attribution.sweep import Chain, build_chain, watched
 from circuitsae.dictionaries.active import SparseFeatures
+from circuitsae.dictionaries.base import Dictionary
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.model.checks import freezes, verify
 from circuitsae.model.hooks import Hook, Prefix, Watch
 from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.model.tapes import cuts
 
 Linearisation = Literal["gradient", "frozen"]
 LINEARISATIONS: tuple[str, ...] = get_args(Linearisation)
@@ -33,6 +37,8 @@ BUDGET = 96 * 2**20
 FILL = 0.8
 # but a block of fewer rows than this is too small for the processor to be at its best.
 _FEW_ROWS = 512
+# What a pass costs whatever its length, in tokens; and the length at which attention's share is as much as the rest's.
+_CALL, _ATTENTION = 256, 2048
 # Copies of a block's state that a step through attention holds at a time.
 COPIES = 6
 
@@ -170,6 +176,7 @@ class EdgeEngine:
         self.frozen, self.budget = linearisation == "frozen", budget
         self.path = "autograd"
         self._sweeps = sweep and self.frozen
+        self._tape: tuple[object, _Tape] | None = None
         verify(spliced, frozen=self.frozen)
         self._extra = freezes(spliced) if self.frozen else []
         self._offsets = [
@@ -181,14 +188,12 @@ class EdgeEngine:
         """Returns the in-edges of the metric node."""
         total = torch.tensor([self.run.metric], dtype=self.run.embed.dtype, device=self.run.embed.device)
         reads = None if self.readout.metric is None else self.readout.metric.reads
-        segment = segment_of(self.spliced, reads)
-        captured, leaves = self._linearise(segment, self.run.n_tokens, stop_at=None)
-        with torch.enable_grad():
-            value = self.readout.of(captured).sum()
-        names = list(leaves)
-        found = torch.autograd.grad(value, [leaves[name] for name in names], allow_unused=True)
-        jacobian = {name: g.to(total.dtype) for name, g in zip(names, found, strict=True) if g is not None}
-        return self._batch(jacobian, total, torch.ones_like(total), torch.tensor([node], device=total.device))
+        stretch = self._stretch(segment_of(self.spliced, reads), self.run.n_tokens, None)
+        layer = self.spliced.n_layers - 1 if reads is None else self._layer(reads)
+        rows = _Rows(self, total, torch.ones_like(total), torch.tensor([node], device=total.device))
+        self._pull(rows, stretch, [_Seed(layer, lambda tape: self.readout.of(tape.captured))])
+        self._tape = None
+        return rows.finish()
 
     def feature_edges(
         self, targets: Sequence[FeatureTargets], tick: Callable[[int, int, str], object] | None = None
@@ -217,17 +222,21 @@ class EdgeEngine:
             if len(target) and target.number not in swept:
                 by_segment.setdefault(segment_of(self.spliced, self.spliced.reads[target.number]), []).append(target)
         for segment, found in sorted(by_segment.items()):
+            found = sorted(found, key=lambda t: -self.spliced.hooked.layer(self.spliced.reads[t.number]))
             last = max((self.spliced.reads[t.number] for t in found), key=self.spliced.order)
             for low, high in position_buckets(torch.cat([t.positions for t in found]), self.run.n_tokens):
-                captured, leaves = self._linearise(segment, high, stop_at=last)
-                size = products_together(self.spliced, high, len(leaves), self.budget)
-                for target in found:
-                    inside = (target.positions >= low) & (target.positions < high)
-                    for part in inside.nonzero().flatten().split(size):
-                        yield self._feature_batch(target, part, captured, leaves)
-                        done += len(part)
-                        if tick is not None:
-                            tick(done, everything, "targets")
+                stretch = self._stretch(segment, high, last)
+                inside = [((t.positions >= low) & (t.positions < high)).nonzero().flatten() for t in found]
+                parts = [(t, chosen) for t, chosen in zip(found, inside, strict=True) if len(chosen)]
+                # on one tape a product costs nothing above where it starts, so each dictionary's are by themselves
+                several = [parts] if stretch.is_cut else [[part] for part in parts]
+                for block in (block for some in several for block in _split(some, self._room(stretch))):
+                    size = sum(len(chosen) for _, chosen in block)
+                    yield self._feature_block(stretch, block, _beat(tick, done, size, everything, "targets"))
+                    done += size
+                    if tick is not None:
+                        tick(done, everything, "targets")
+        self._tape = None
 
     def error_edges(
         self,
@@ -255,65 +264,84 @@ class EdgeEngine:
             segment = min(segment_of(self.spliced, name) for name in (target.hook, *reads))
             last = max((target.hook, *reads), key=self.spliced.order)
             for low, high in position_buckets(target.positions, self.run.n_tokens):
-                raw: dict[str, Tensor] = {target.hook: torch.empty(0)}
-                captured, leaves = self._linearise(segment, high, stop_at=last, raw=raw)
-                size = products_together(self.spliced, high, len(leaves), self.budget)
+                stretch = self._stretch(segment, high, last, target.hook)
                 inside = (target.positions >= low) & (target.positions < high)
-                for part in inside.nonzero().flatten().split(size):
-                    yield self._error_batch(target, part, captured, leaves, raw[target.hook])
+                for part in inside.nonzero().flatten().split(self._room(stretch)):
+                    yield self._error_block(
+                        stretch, target, part, _beat(tick, done, len(part), everything, "error nodes")
+                    )
                     done += len(part)
                     if tick is not None:
                         tick(done, everything, "error nodes")
+        self._tape = None
 
     def error_targets(self) -> "list[ErrorTargets]":
         """Returns the error nodes among the sources as targets. Cost: one forward and one backward pass of the model."""
         hooks = [hook for hook, (positions, _) in self.sources.errors.items() if len(positions)]
         if not hooks:
             return []
-        with torch.enable_grad():
-            captured = forward(self.spliced, self.run.tokens[None], self.readout, leaf_embed=True)
-            value = self.readout.of(captured).sum()
-            found = torch.autograd.grad(value, [captured.x_out[hook] for hook in hooks], allow_unused=True)
+        at = cuts(self.spliced, self.run.n_tokens)
+        residuals = {layer: self.run.prefixes[layer].residual for layer in at}
+        found = differentiate(self.spliced, self.run.tokens[None], self.readout, hooks, residuals)
         targets = []
-        for hook, gradient in zip(hooks, found, strict=True):
+        for hook in hooks:
             positions, numbers = self.sources.errors[hook]
             error = self.run.sites[hook].error
-            gradient = torch.zeros_like(error) if gradient is None else gradient[0].to(error.dtype)
+            gradient = found[hook][0].to(error.dtype) if hook in found else torch.zeros_like(error)
             targets.append(ErrorTargets(hook, positions, gradient[positions], numbers))
         return targets
 
     # through autograd
 
-    def _linearise(
-        self,
-        segment: int,
-        n_tokens: int,
-        stop_at: str | None,
-        *,
-        watch: Mapping[str, Hook] | None = None,
-        raw: dict[str, Tensor] | None = None,
-    ) -> tuple[Captured, dict[str, Tensor]]:
-        """Runs the model from a segment's start with a leaf at every hook point written; gives the leaves by name.
+    def _stretch(self, segment: int, n_tokens: int, last: str | None, raw: str | None = None) -> "_Stretch":
+        """Returns the layers from a segment's start to a hook point (the end when `None`), cut where a tape gets too long."""
+        spliced = self.spliced
+        top = spliced.n_layers if last is None else self._layer(last) + 1
+        skips = [n for n, d in enumerate(spliced.dictionaries) if self.run.sites[_written(spliced, d)].skip is not None]
+        at = cuts(spliced, n_tokens, segment, top, joined=skips)
+        return _Stretch((segment, *at, top), n_tokens, last, raw)
 
-        `watch` are further hooks, `raw` collects what arrives at the hook points that it names, below their leaves.
+    def _layer(self, hook: str) -> int:
+        """Returns the layer whose tape a hook point is on: what is above the last is on the last's."""
+        return min(self.spliced.hooked.layer(hook), self.spliced.n_layers - 1)
+
+    def _room(self, stretch: "_Stretch") -> int:
+        """Returns how many targets are a block: those that one product on the tape has room for, or a cut tape's ends."""
+        if stretch.is_cut:
+            return max(1, self.budget // (2 * stretch.n_tokens * self.spliced.d_model * self.run.embed.element_size()))
+        leaves = self._linearise(stretch, *stretch.bounds).leaves
+        return products_together(self.spliced, stretch.n_tokens, len(leaves), self.budget)
+
+    def _linearise(
+        self, stretch: "_Stretch", low: int, high: int, *, watch: Mapping[str, Hook] | None = None
+    ) -> "_Tape":
+        """Runs one piece of a stretch with a leaf at every hook point written, and one where it is entered.
+
+        The last piece's tape is kept for the next block of targets. `watch` are further hooks.
         """
-        spliced, run = self.spliced, self.run
+        key = (stretch, low, high)
+        if watch is None and self._tape is not None and self._tape[0] == key:
+            return self._tape[1]
+        self._tape = None  # before the next one is made
+        spliced, run, n_tokens = self.spliced, self.run, stretch.n_tokens
         leaves: dict[str, Tensor] = {}
         read: dict[int, Tensor] = {}
+        raw: list[Tensor] = []
         start: Prefix | None = None
+        last_piece = high == stretch.bounds[-1]
         with torch.enable_grad():
-            if segment > 0:
-                cut = _residual_site(spliced, segment)
-                prefix = run.prefix(segment)
-                assert prefix is not None and prefix.layer == segment
+            if low > 0:
+                entry = _residual_site(spliced, low) if low == stretch.bounds[0] else _ENTRY
+                prefix = run.prefix(low)
+                assert prefix is not None and prefix.layer == low
                 residual = prefix.residual[:, :n_tokens]
-                if cut is not None:
-                    residual = leaves[cut] = residual.detach().requires_grad_()
-                start = Prefix(segment, residual)
+                if entry is not None:
+                    residual = leaves[entry] = residual.detach().requires_grad_()
+                start = Prefix(low, residual)
 
             def on_write(name: str, x: Tensor) -> Tensor:
-                if raw is not None and name in raw:
-                    raw[name] = x
+                if name == stretch.raw:
+                    raw.append(x)
                 skips = [
                     path
                     for number, out in spliced.writers[name]
@@ -326,27 +354,28 @@ class EdgeEngine:
                 leaf = leaves[name] = (x - path).detach().requires_grad_()
                 return leaf + path
 
-            extra = self._extra if start is None else [(n, h) for n, h in self._extra if self._above(n, segment)]
             captured = forward(
                 spliced,
                 run.tokens[None, :n_tokens],
-                self.readout if stop_at is None else Readout(None, n_tokens),
+                self.readout if stretch.last is None else Readout(None, n_tokens),
                 on_read=read.__setitem__,
                 on_write=on_write,
-                extra=[*extra, *(watch or {}).items()],
+                extra=[*self._extra, *(watch or {}).items()],
                 leaf_embed=True,
                 start=start,
-                stop_at=stop_at,
+                stop_at=stretch.last if last_piece else None,
+                until=None if last_piece else high,
             )
-        if segment == 0:
+        if low == 0:
             leaves[EMBED] = captured.embed
-        return captured, leaves
-
-    def _above(self, name: str, layer: int) -> bool:
-        return self.spliced.hooked.layer(name) >= layer
+        tape = _Tape(captured, leaves, raw[0] if raw else None)
+        self._tape = (key, tape)
+        return tape
 
     def _skip(self, number: int, read: dict[int, Tensor], n_tokens: int) -> Tensor | None:
         dictionary = self.spliced.dictionaries[number]
+        if number not in read:  # it reads below what is run here, so its skip path is a constant
+            return None
         kept = [p for p in self.run.features[number].kept.tolist() if p < n_tokens]
         path = dictionary.skip(read[number][0, kept].to(self.run.embed.dtype)) if kept else None
         if path is None:
@@ -354,38 +383,47 @@ class EdgeEngine:
         whole = torch.zeros(n_tokens, path.shape[-1], dtype=path.dtype, device=path.device)
         return whole.index_add(0, torch.tensor(kept, device=path.device), path)[None]
 
-    def _feature_batch(
-        self, target: FeatureTargets, part: Int[Tensor, "batch"], captured: Captured, leaves: dict[str, Tensor]
-    ) -> EdgeBatch:
-        x_in = captured.x_in[target.number]
-        positions, indices = target.positions[part], target.indices[part]
-        direction = encoder_directions(self.spliced, self.run, target.number, positions, indices, frozen=self.frozen)
-        jacobian = self._vjp([(x_in, positions, direction)], leaves)
-        return self._batch(jacobian, target.totals[part], target.slopes[part], target.nodes[part])
-
-    def _error_batch(
+    def _feature_block(
         self,
-        target: "ErrorTargets",
-        part: Int[Tensor, "batch"],
-        captured: Captured,
-        leaves: dict[str, Tensor],
-        x_out: Tensor,
+        stretch: "_Stretch",
+        block: "Sequence[tuple[FeatureTargets, Int[Tensor, 'chosen']]]",
+        beat: Callable[[float], None],
     ) -> EdgeBatch:
-        positions = target.positions[part]
-        gradient = target.gradients[part]
+        rows = _rows_of(self, block)
+        seeds, first = [], 0
+        for target, chosen in block:
+            number, at = target.number, target.positions[chosen]
+            direction = encoder_directions(
+                self.spliced, self.run, number, at, target.indices[chosen], frozen=self.frozen
+            )
+            layer = self._layer(self.spliced.reads[number])
+            seeds.append(_Seed(layer, lambda tape, n=number: tape.captured.x_in[n], at, direction, first))
+            first += len(chosen)
+        self._pull(rows, stretch, seeds, beat)
+        return rows.finish()
+
+    def _error_block(
+        self,
+        stretch: "_Stretch",
+        target: ErrorTargets,
+        part: Int[Tensor, "batch"],
+        beat: Callable[[float], None],
+    ) -> EdgeBatch:
+        spliced, positions, gradient = self.spliced, target.positions[part], target.gradients[part]
         slopes = gradient.norm(dim=-1)
         direction = gradient / slopes.clamp_min(torch.finfo(slopes.dtype).tiny)[:, None]
-        seeds = [(x_out, positions, direction)]
+        seeds = [_Seed(self._layer(target.hook), lambda tape: tape.raw, positions, direction)]
         inside = torch.isin(positions, self.run.sites[target.hook].kept)
-        for number, out in self.spliced.writers[target.hook]:
+        for number, out in spliced.writers[target.hook]:
             if bool(inside.any()):
-                back = torch.zeros(len(part), captured.x_in[number].shape[-1], dtype=direction.dtype).to(
-                    direction.device
-                )
+                back = direction.new_zeros(len(part), spliced.dictionaries[number].d_in)
                 back[inside] = self._reconstruction_directions(number, out, positions[inside], direction[inside])
-                seeds.append((captured.x_in[number], positions, -back))
+                layer = self._layer(spliced.reads[number])
+                seeds.append(_Seed(layer, lambda tape, n=number: tape.captured.x_in[n], positions, -back))
         totals = (direction * self.run.sites[target.hook].error[positions]).sum(-1)
-        return self._batch(self._vjp(seeds, leaves), totals, slopes, target.nodes[part])
+        rows = _Rows(self, totals, slopes, target.nodes[part])
+        self._pull(rows, stretch, seeds, beat)
+        return rows.finish()
 
     def _reconstruction_directions(
         self, number: int, out: int, positions: Int[Tensor, "batch"], directions: Float[Tensor, "batch d_out"]
@@ -409,46 +447,59 @@ class EdgeEngine:
                 back[chosen] = torch.autograd.grad(y, x, seed, retain_graph=True)[0][place[chosen]]
         return back
 
-    def _vjp(
+    def _pull(
         self,
-        seeds: "Sequence[tuple[Tensor, Int[Tensor, 'batch'], Float[Tensor, 'batch d']]]",
-        leaves: dict[str, Tensor],
-    ) -> dict[str, Float[Tensor, "batch pos d"]]:
-        """Returns the Jacobian at the leaves, of outputs each read at one position along one direction a target."""
-        outputs, vectors = [], []
-        for output, positions, directions in seeds:
-            if output.requires_grad:
-                seed = torch.zeros(len(positions), *output.shape, dtype=output.dtype, device=output.device)
-                seed[torch.arange(len(positions)), 0, positions] = directions.to(output.dtype)
-                outputs.append(output)
-                vectors.append(seed)
-        if not outputs:
-            return {}
-        found = torch.autograd.grad(
-            outputs, list(leaves.values()), vectors, retain_graph=True, allow_unused=True, is_grads_batched=True
-        )
-        dtype = self.run.embed.dtype
-        return {name: g[:, 0].to(dtype) for name, g in zip(leaves, found, strict=True) if g is not None}
+        rows: "_Rows",
+        stretch: "_Stretch",
+        seeds: "Sequence[_Seed]",
+        beat: Callable[[float], None] | None = None,
+    ) -> None:
+        """Pulls a block of targets down a stretch, piece by piece from the top, and gives the Jacobians to the rows.
 
-    def _batch(
-        self,
-        jacobian: dict[str, Float[Tensor, "batch pos d"]],
-        totals: Float[Tensor, "batch"],
-        slopes: Float[Tensor, "batch"],
-        nodes: Int[Tensor, "batch"],
-    ) -> EdgeBatch:
-        rows = _Rows(self, totals, slopes, nodes)
-        for name, j in jacobian.items():
-            rows.add(name, j.flatten(2).transpose(0, 1))
-        return rows.finish()
+        Targets of lower layers come after those of higher ones, so that those on their way are always the first.
+        """
+        above: Tensor | None = None
+        dtype = self.run.embed.dtype
+        pieces = list(zip(stretch.bounds, stretch.bounds[1:], strict=False))[::-1]
+        for number, (low, high) in enumerate(pieces):
+            ends = [seed.end(len(rows.totals)) for seed in seeds if seed.layer >= low]
+            if not ends:
+                continue
+            tape = self._linearise(stretch, low, high)
+            size = products_together(self.spliced, stretch.n_tokens, len(tape.leaves), self.budget)
+            with torch.enable_grad():
+                here = [(seed, seed.output(tape)) for seed in seeds if low <= seed.layer < high]
+                here = [(seed, output) for seed, output in here if output is not None]
+            below: Tensor | None = None
+            for first in range(0, max(ends), size):
+                part = slice(first, min(first + size, max(ends)))
+                starts = [(output, seed.vectors(output, part)) for seed, output in here]
+                if above is not None:
+                    vectors = above.new_zeros(part.stop - first, *above.shape[1:])
+                    vectors[: len(above[part])] = above[part]
+                    starts.append((tape.captured.residuals[high], vectors))
+                found = _products(starts, tape.leaves)
+                del starts
+                entry = found.pop(_ENTRY, None)
+                if entry is not None:
+                    below = entry.new_zeros(max(ends), *entry.shape[1:]) if below is None else below
+                    below[part] = entry
+                for name, j in found.items():
+                    rows.add(name, j[:, 0].to(dtype).flatten(2).transpose(0, 1), first)
+                if beat is not None:
+                    beat((number + part.stop / max(ends)) / len(pieces))
+            above = below
+            del tape, here
 
     # through the chain of matrices
 
     def _chain(self) -> Chain | None:
         tape: dict[str, Tensor] = {}
         watch: dict[str, Hook] = {name: Watch(tape, name) for name in watched(self.spliced)}
-        captured, leaves = self._linearise(0, self.run.n_tokens, stop_at=None, watch=watch)
-        return build_chain(self.spliced, captured, leaves, tape, self.budget)
+        whole = _Stretch((0, self.spliced.n_layers), self.run.n_tokens, None)
+        linear = self._linearise(whole, *whole.bounds, watch=watch)
+        self._tape = None
+        return build_chain(self.spliced, linear.captured, linear.leaves, tape, self.budget)
 
     def _swept_edges(self, chain: Chain, targets: Sequence[FeatureTargets]) -> Iterator[EdgeBatch]:
         order = chain.order_of({t.number for t in targets})
@@ -467,12 +518,7 @@ class EdgeEngine:
     def _swept_block(
         self, chain: Chain, block: "Sequence[tuple[FeatureTargets, Int[Tensor, 'chosen']]]", n_pos: int
     ) -> EdgeBatch:
-        rows = _Rows(
-            self,
-            torch.cat([t.totals[chosen] for t, chosen in block]),
-            torch.cat([t.slopes[chosen] for t, chosen in block]),
-            torch.cat([t.nodes[chosen] for t, chosen in block]),
-        )
+        rows = _rows_of(self, block)
         entering = []
         for t, chosen in block:
             at = t.positions[chosen]
@@ -481,6 +527,74 @@ class EdgeEngine:
         with torch.no_grad():
             chain.sweep(n_pos, entering, rows.add)
         return rows.finish()
+
+
+_ENTRY = ""  # the residual stream entering a piece of a stretch, among leaves
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """The layers and positions that a block of targets is pulled through by autograd.
+
+    Attributes:
+        bounds: The first layer, those before which the tape is cut, and the end.
+        n_tokens: Positions.
+        last: The last hook point that matters, `None` for the logits.
+        raw: A hook point written at which targets start from what arrives there, below its leaf.
+    """
+
+    bounds: tuple[int, ...]
+    n_tokens: int
+    last: str | None
+    raw: str | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it takes more than one tape."""
+        return len(self.bounds) > 2
+
+
+@dataclass(frozen=True)
+class _Tape:
+    """One piece of a stretch in the autograd graph: what was captured, the leaves, what arrived at `_Stretch.raw`."""
+
+    captured: Captured
+    leaves: dict[str, Tensor]
+    raw: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """Where the products of some targets of a block start.
+
+    Attributes:
+        layer: The layer of the tensor that they start at.
+        output: Gives that tensor.
+        positions, directions: Each target's place there and its direction; `None` for a tensor of one number.
+        first: How many targets of the block come before.
+    """
+
+    layer: int
+    output: Callable[[_Tape], Tensor | None]
+    positions: Int[Tensor, "target"] | None = None
+    directions: Float[Tensor, "target d"] | None = None
+    first: int = 0
+
+    def end(self, n_targets: int) -> int:
+        """Returns how many targets of a block there are up to these."""
+        return n_targets if self.positions is None else self.first + len(self.positions)
+
+    def vectors(self, output: Tensor, part: slice) -> Float[Tensor, "part ..."]:
+        """Returns what the products of a part of the block start from at the output."""
+        if self.positions is None or self.directions is None:
+            return torch.ones_like(output).expand(part.stop - part.start, *output.shape)
+        vectors = output.new_zeros(part.stop - part.start, *output.shape)
+        low, high = max(part.start, self.first), min(part.stop, self.first + len(self.positions))
+        if low < high:
+            rows = torch.arange(low - part.start, high - part.start, device=output.device)
+            own = slice(low - self.first, high - self.first)
+            vectors[rows, 0, self.positions[own]] = self.directions[own].to(output.dtype)
+        return vectors
 
 
 class _Rows:
@@ -611,6 +725,46 @@ class _Rows:
         self._edges.append((numbers[column], row + first, contributions[row, column], weights[row, column]))
 
 
+def _rows_of(engine: EdgeEngine, block: "Sequence[tuple[FeatureTargets, Int[Tensor, 'chosen']]]") -> _Rows:
+    return _Rows(
+        engine,
+        torch.cat([t.totals[chosen] for t, chosen in block]),
+        torch.cat([t.slopes[chosen] for t, chosen in block]),
+        torch.cat([t.nodes[chosen] for t, chosen in block]),
+    )
+
+
+def _products(
+    outputs: Sequence[tuple[Tensor, Float[Tensor, "batch ..."]]], leaves: Mapping[str, Tensor]
+) -> dict[str, Float[Tensor, "batch ..."]]:
+    """Returns vector-Jacobian products at the leaves that outputs depend on, for a batch of vectors at each output."""
+    outputs = [(output, vectors) for output, vectors in outputs if output.requires_grad]
+    if not outputs:
+        return {}
+    batched = len(outputs[0][1]) > 1
+    found = torch.autograd.grad(
+        [output for output, _ in outputs],
+        list(leaves.values()),
+        [vectors if batched else vectors[0] for _, vectors in outputs],
+        retain_graph=True,
+        allow_unused=True,
+        is_grads_batched=batched,
+    )
+    return {name: g if batched else g[None] for name, g in zip(leaves, found, strict=True) if g is not None}
+
+
+def _beat(
+    tick: Callable[[int, int, str], object] | None, done: int, size: int, everything: int, what: str
+) -> Callable[[float], None]:
+    """Returns what is called with the share of a block that is done: blocks of long prompts take their time."""
+
+    def beat(share: float) -> None:
+        if tick is not None and int(share * size) < size:
+            tick(done + int(share * size), everything, what)
+
+    return beat
+
+
 def encoder_directions(
     spliced: SplicedModel,
     run: Run,
@@ -638,23 +792,29 @@ def products_together(spliced: SplicedModel, n_tokens: int, n_leaves: int, budge
 
 
 def position_buckets(positions: Int[Tensor, "target"], n_tokens: int) -> list[tuple[int, int]]:
-    """Splits target positions into ranges `[low, high)`, each worth a forward pass of `high` tokens of its own.
+    """Splits target positions into ranges `[low, high)`, each with a forward pass of `high` tokens of its own.
 
-    Nothing after a target's position acts on it, so products for early targets need only a short prompt. A range is
-    split off while that saves more than it costs: many targets, and a prompt that gets much shorter.
+    Nothing after a target's position acts on it, so products for early targets need only a short prompt. The ranges are
+    those for which the passes and products together cost least; a short prompt is one.
     """
-    ends = [n_tokens]
-    while len(ends) < 4 and ends[-1] > 16:
-        cut = (ends[-1] * 3) // 5
-        if int((positions < cut).sum()) < 16:
-            break
-        ends.append(cut)
-    bounds = [0, *reversed(ends)]
-    return [
-        (low, high)
-        for low, high in zip(bounds, bounds[1:], strict=False)
-        if bool(((positions >= low) & (positions < high)).any())
-    ]
+    if n_tokens <= 16:
+        return [(0, n_tokens)]
+    counts = torch.bincount(positions)
+    ends = counts.nonzero().flatten().double().cpu().numpy() + 1
+    below = np.concatenate([[0.0], counts[counts > 0].double().cumsum(0).cpu().numpy()])
+    each = _CALL + ends + ends**2 / _ATTENTION
+    least, came_from = np.zeros(len(ends) + 1), np.zeros(len(ends), dtype=int)
+    for n in range(len(ends)):  # the cheapest way to have ranges end at the first n + 1 ends
+        cost = least[: n + 1] + (1 + below[n + 1] - below[: n + 1]) * each[n]
+        came_from[n] = cost.argmin()
+        least[n + 1] = cost[came_from[n]]
+    found: list[tuple[int, int]] = []
+    n = len(ends)
+    while n > 0:
+        start = int(came_from[n - 1])
+        found.append((int(ends[start - 1]) if start else 0, int(ends[n - 1])))
+        n = start
+    return found[::-1]
 
 
 def position_blocks(positions: Int[Tensor, "target"], room: int) -> list[tuple[int, int]]:
@@ -734,6 +894,10 @@ def segment_of(spliced: SplicedModel, read: str | None) -> int:
         if below and 0 < start <= limit and start < spliced.n_layers:
             starts.append(start)
     return max(starts)
+
+
+def _written(spliced: SplicedModel, dictionary: Dictionary) -> str:
+    return spliced.canonical(dictionary.hook_outs[0])
 
 
 def _residual_site(spliced: SplicedModel, layer: int) -> str | None:

@@ -1,5 +1,6 @@
 """Prompts whose tape is cut: a piece at a time, and every number is the one of the whole tape."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 
 import circuitsae as cs
+from circuitsae.attribution.edges import EdgeBatch, FeatureTargets, position_buckets
 from circuitsae.attribution.effects import NodeEffects
 from circuitsae.model import tapes
 from circuitsae.model.spliced import SplicedModel
 from tests.attribution.architectures import N_LAYERS, TOKENS, bridge, dictionary, with_transcoders
+from tests.attribution.test_sweep import by_node, dense, whole_graph
 
 EXACT: dict[str, Any] = {"atol": 1e-11, "rtol": 1e-10}
 ARCHITECTURES = ["gpt2", "llama", "gemma2", "neox"]
@@ -85,6 +88,83 @@ def test_a_tape_is_cut_by_its_size_and_not_through_a_dictionary(monkeypatch: pyt
         model("gpt2"), [dictionary("blocks.0.hook_mlp_out", "blocks.2.hook_mlp_out")], prepend_bos=False
     )
     assert tapes.cuts(across, 9, batch=2, joined=[0]) == [] and tapes.cuts(across, 9, batch=2) == [1, 2]
+
+
+SITES = {
+    "one segment": lambda m: [
+        dictionary("blocks.0.hook_attn_out", seed=2),
+        dictionary("blocks.0.mlp.hook_in", "blocks.0.hook_mlp_out", seed=3),
+        dictionary("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", seed=6, skip=True),
+        dictionary("blocks.2.hook_attn_out", seed=4),
+        dictionary("blocks.2.hook_resid_post", seed=5),
+    ],
+    "across layers": lambda m: [
+        dictionary("blocks.0.mlp.hook_in", "blocks.1.hook_mlp_out", seed=3),
+        dictionary("blocks.1.hook_resid_post", seed=5),
+        dictionary("blocks.0.hook_attn_out", "blocks.2.hook_mlp_out", seed=7),
+    ],
+}
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers takes some models' softmax in float32, where the order of two sums shows."""
+    softmax = torch.nn.functional.softmax
+    monkeypatch.setattr(torch.nn.functional, "softmax", lambda x, dim=None, dtype=None: softmax(x, dim=dim))
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("linearisation", ["gradient", "frozen"])
+@pytest.mark.parametrize("sites", [*SITES])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_edges_are_those_of_one_tape(name: str, sites: str, linearisation: str, cut: Any) -> None:
+    """Of features, errors and the metric: with blocks of several targets, and of one product at a time."""
+    spliced = SplicedModel(model(name), SITES[sites](model(name)), prepend_bos=False)
+    tokens = (TOKENS * 3)[:20]
+    shown: list[int] = []
+
+    def edges(**options: Any) -> list[EdgeBatch]:
+        engine, targets = whole_graph(spliced, tokens, linearisation=linearisation, sweep=False, **options)
+        few = [select(t, slice(0, None, 29)) for t in targets]
+        tick = lambda done, total, what: shown.append(done)  # noqa: E731
+        return [engine.metric_edges(0), *engine.feature_edges(few, tick), *engine.error_edges()]
+
+    expected = edges()
+    cut()
+    shown.clear()
+    found = edges(budget=200_000)
+    for what in ("contributions", "weights"):
+        torch.testing.assert_close(dense(found, what), dense(expected, what), **EXACT)
+    for what in ("totals", "magnitudes"):
+        torch.testing.assert_close(by_node(found, what), by_node(expected, what), **EXACT)
+    assert shown == sorted(shown) and len(shown) > 5
+    assert int((dense(expected) != 0).sum()) > 1000
+
+
+def select(targets: FeatureTargets, chosen: slice) -> FeatureTargets:
+    fields = ("positions", "indices", "totals", "slopes", "nodes")
+    return replace(targets, **{name: getattr(targets, name)[chosen] for name in fields})
+
+
+def test_ranges_of_positions_cost_least() -> None:
+    def cost(ranges: list[tuple[int, int]], positions: torch.Tensor) -> float:
+        inside = [int(((positions >= low) & (positions < high)).sum()) for low, high in ranges]
+        return sum((1 + n) * (256 + high + high**2 / 2048) for n, (_, high) in zip(inside, ranges, strict=True))
+
+    assert position_buckets(torch.tensor([2, 9]), 12) == [(0, 12)]
+    assert position_buckets(torch.tensor([999] * 50), 1000) == [(0, 1000)]
+    assert position_buckets(torch.tensor([10] * 50 + [999] * 50), 1000) == [(0, 11), (11, 1000)]
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.randint(200, (40,), generator=generator)
+    found = position_buckets(positions, 200)
+    assert 1 < len(found) < 10 and found[0][0] == 0 and found[-1][1] == int(positions.max()) + 1
+    assert all(a[1] == b[0] for a, b in zip(found, found[1:], strict=False))
+    ends = sorted({int(p) + 1 for p in positions})
+    for _ in range(200):
+        other = sorted(
+            {*torch.tensor(ends[:-1])[torch.rand(len(ends) - 1, generator=generator) < 0.15].tolist(), ends[-1]}
+        )
+        assert cost(list(zip([0, *other], other, strict=False)), positions) >= cost(found, positions) - 1e-6
 
 
 class Saved:
