@@ -81,7 +81,7 @@ def main(preset: str) -> None:
         engine.store.add(circuit, None, pinned_as=f"bench-{nodes}")
     shipped = engine.shipped()
     nodes_kept = shipped.form.nodes if shipped is not None and shipped.form is not None else 256  # as the form begins
-    own = launch(demo, launch_options(settings))
+    own = launch(demo, launch_options(demo, engine))
     bare = launch(empty, {"footer_links": [], "ssr_mode": False})
     result: dict[str, Any] = {"preset": preset, "gradio": gr.__version__}
     with sync_playwright() as playwright:

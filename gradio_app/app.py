@@ -6,10 +6,12 @@ from typing import Any
 
 import gradio as gr
 from gradio.themes import Base
+from starlette.middleware import Middleware
 
 from circuitsae.errors import MissingExtraError
 from gradio_app.engine import Engine
 from gradio_app.page import build_page
+from gradio_app.preload import Announcer, component_files
 from gradio_app.settings import Settings, make_settings
 from gradio_app.view import page_head, page_style
 
@@ -25,8 +27,10 @@ def build(settings: Settings) -> tuple[gr.Blocks, Engine]:
     return demo, engine
 
 
-def launch_options(settings: Settings) -> dict[str, Any]:
+def launch_options(demo: gr.Blocks, engine: Engine) -> dict[str, Any]:
     """Returns what `Blocks.launch` is told, wherever the app runs: nothing from another host, nothing kept."""
+    settings = engine.settings
+    files = component_files(frozenset(block.get_block_name() for block in demo.blocks.values()))
     return {
         "theme": Base(
             primary_hue="slate",
@@ -37,13 +41,14 @@ def launch_options(settings: Settings) -> dict[str, Any]:
             font_mono=["ui-monospace", "Consolas", "monospace"],
         ),
         "css": page_style(),
-        "head": page_head(),
+        "head": page_head(engine.shipped()),
         "footer_links": ["api"],
         "ssr_mode": False,
         "run_history": False,
         "state_session_capacity": SESSIONS,
         "max_file_size": max(settings.upload_bytes, 1),
         "enable_monitoring": False,
+        "app_kwargs": {"middleware": [Middleware(Announcer, files=files)]},
     }
 
 
@@ -79,7 +84,12 @@ def serve(
     demo, engine = build(settings)
     engine.models.start()
     demo.launch(
-        server_name=host, server_port=port, inbrowser=browser, share=share, mcp_server=mcp, **launch_options(settings)
+        server_name=host,
+        server_port=port,
+        inbrowser=browser,
+        share=share,
+        mcp_server=mcp,
+        **launch_options(demo, engine),
     )
 
 
@@ -101,4 +111,4 @@ def space() -> tuple[gr.Blocks, dict[str, Any]]:
     settings = make_settings(preset, public=True)
     demo, engine = build(settings)
     engine.models.start()
-    return demo, launch_options(settings)
+    return demo, launch_options(demo, engine)

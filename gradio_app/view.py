@@ -6,6 +6,7 @@ property each would be copied several times (docs/app.md). No text goes through 
 """
 
 import itertools
+import json
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,13 @@ _SCRIPTS = ("history.js", "charts.js", "workbench.js")
 _count = itertools.count(1)
 
 
-@cache
-def page_head() -> str:
-    """Returns what stands in the page's head: the drawing's script and the app's own. Nothing is loaded."""
+def page_head(entry: "Entry | None" = None) -> str:
+    """Returns what stands in the page's head: the drawing's script, the app's own, and the circuit shown at first."""
     own = "\n".join(_asset(name) for name in _SCRIPTS)
     scripts = f'{drawing_script()}(() => {{\n"use strict";\n{own}}})();\n'
+    if entry is not None:  # at hand when the page is ready for it
+        first = json.dumps({"id": entry.id, "payload": entry.payload, "colours": entry.colours})
+        scripts += "CircuitApp.first = " + first.replace("<", "\\u003c") + ";\n"
     assert "</script" not in scripts
     return f"<script>\n{scripts}</script>"
 

@@ -106,9 +106,10 @@ class Workbench {
     if (this.view && this.shown.id === shown.id) return; // told again, with something else that changed
     const token = (this.loading = {});
     this.complain("");
+    const { first } = globalThis.CircuitApp;
     let found;
     try {
-      found = await this.wire.server.circuit(shown.id);
+      found = first && first.id === shown.id ? first : await this.wire.server.circuit(shown.id);
     } catch {
       found = { error: "The app can't be reached; is it still running?" };
     }

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -68,6 +69,15 @@ def traced(client: Any) -> dict[str, Any]:
 def test_the_page_comes_at_once_and_names_no_other_host(address: str) -> None:
     page = urllib.request.urlopen(address, timeout=60).read().decode()
     assert "CircuitGraph" in page and "fonts.googleapis" not in page
+
+
+def test_the_page_announces_its_parts_and_nothing_else_does(address: str) -> None:
+    with urllib.request.urlopen(address, timeout=60) as page:
+        named = re.findall(r"<\./(assets/[^>]+)>", page.headers["Link"])
+    assert len(named) > 20
+    for name in named[:: len(named) // 5]:
+        with urllib.request.urlopen(f"{address}/{name}", timeout=60) as file:
+            assert file.status == 200 and "Link" not in file.headers
 
 
 def test_only_named_endpoints_are_public_and_all_are_described(client: Any) -> None:

@@ -443,7 +443,7 @@ def real_app(browser: Any) -> Iterator[str]:
     demo, engine = build(settings)
     engine.models.start()
     _, address, _ = demo.launch(
-        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options(settings)
+        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options(demo, engine)
     )
     yield address.rstrip("/")
     demo.close(verbose=False)
