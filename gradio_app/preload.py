@@ -29,8 +29,11 @@ def component_files(kinds: frozenset[str]) -> tuple[str, ...]:
         names = re.findall(r'"\./([^"]+)"', table[1]) if table else []
         for kind in sorted(kinds):
             for parts in re.findall(rf"[{{,]{re.escape(kind)}:\{{([^}}]*import[^}}]*)\}}", text):
-                numbers = [int(n) for group in re.findall(r"mapDeps\(\[([\d,]+)\]\)", parts) for n in group.split(",")]
-                needed = re.findall(r"import\(`\./([\w.-]+\.js)`\)", parts) + [
+                used = re.sub(
+                    r"\bexample:\(\)=>.*?(?=,\w+:\(\)=>|$)", "", parts
+                )  # how it looks in a gallery of examples
+                numbers = [int(n) for group in re.findall(r"mapDeps\(\[([\d,]+)\]\)", used) for n in group.split(",")]
+                needed = re.findall(r"import\(`\./([\w.-]+\.js)`\)", used) + [
                     names[n] for n in numbers if n < len(names)
                 ]
                 found |= dict.fromkeys(name for name in needed if not name.startswith("index-"))  # which the page names

@@ -40,4 +40,4 @@ def test_the_first_circuit_comes_with_the_page_whatever_its_text_says() -> None:
     head = page_head(entry)
     assert head.count("</script") == 1 and "<!--" not in head
     first = json.loads(re.search(r"CircuitApp\.first = (.*);\n</script>", head)[1])  # type: ignore[index]
-    assert first["id"] == "first" and json.loads(first["payload"])["graph"]["prompt"] == hostile
+    assert first["id"] == "first" and json.loads(first["payload"])["prompt"] == hostile

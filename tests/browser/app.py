@@ -89,5 +89,5 @@ class App:
     def close(self) -> None:
         """Closes the page and holds it to silence and to having asked nobody else for anything."""
         self.context.close()
-        assert self.complaints == []
+        assert self.complaints == [], self.complaints
         assert self.foreign == []
