@@ -26,13 +26,15 @@ from circuitsae.model.checks import freezes, verify
 from circuitsae.model.hooks import Hook, Prefix, Watch
 from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward
 from circuitsae.model.spliced import SplicedModel
-from circuitsae.model.tapes import cuts
+from circuitsae.model.tapes import TAPE, cuts, is_long, layer_bytes
 
 Linearisation = Literal["gradient", "frozen"]
 LINEARISATIONS: tuple[str, ...] = get_args(Linearisation)
 
 # Bytes that one block of targets may hold at a time.
 BUDGET = 96 * 2**20
+# Bytes that the patterns of one chain, and the MLPs that nothing replaces, may take.
+_CHAIN = 2 * TAPE
 # Positions of one swept block are at least this share of the block's longest, so that little of it is empty;
 FILL = 0.8
 # but a block of fewer rows than this is too small for the processor to be at its best.
@@ -207,16 +209,19 @@ class EdgeEngine:
         done = 0
         swept: set[int] = set()
         wanted = {t.number for t in targets if len(t)}
-        chain = self._chain() if self._sweeps and wanted else None
-        if chain is not None and wanted & chain.entries.keys():
-            swept = wanted & chain.entries.keys()
+        for low, high, numbers in self._scopes(wanted):
+            chain = self._chain(low, high)
+            if chain is None or not numbers & chain.entries.keys():
+                continue
+            here = numbers & chain.entries.keys()
+            swept |= here
             self.path = "sweep" if swept == wanted else "sweep and autograd"
-            for batch in self._swept_edges(chain, [t for t in targets if t.number in swept]):
+            for batch in self._swept_edges(chain, [t for t in targets if t.number in here]):
                 yield batch
                 done += len(batch.target_nodes)
                 if tick is not None:
                     tick(done, everything, "targets")
-        del chain
+            del chain
         by_segment: dict[int, list[FeatureTargets]] = {}
         for target in targets:
             if len(target) and target.number not in swept:
@@ -493,13 +498,36 @@ class EdgeEngine:
 
     # through the chain of matrices
 
-    def _chain(self) -> Chain | None:
+    def _scopes(self, wanted: set[int]) -> list[tuple[int, int, set[int]]]:
+        """Returns the layers that chains are made of, with the dictionaries read there.
+
+        One chain of the whole model sweeps all targets together; over a long prompt, where the patterns take much memory,
+        there is one a segment, and none for a segment whose patterns take too much.
+        """
+        spliced, n_tokens = self.spliced, self.run.n_tokens
+        if not self._sweeps or not wanted:
+            return []
+        if not is_long(spliced, n_tokens):
+            return [(0, spliced.n_layers, wanted)]
+        by_segment: dict[int, set[int]] = {}
+        for number in wanted:
+            by_segment.setdefault(segment_of(spliced, spliced.reads[number]), set()).add(number)
+        replaced = {spliced.hooked.layer(name) for name in spliced.written if name.endswith("hook_mlp_out")}
+        found = []
+        for low, numbers in sorted(by_segment.items()):
+            high = 1 + max(self._layer(spliced.reads[number]) for number in numbers)
+            each = [layer_bytes(spliced, n_tokens, mlp=layer not in replaced) for layer in range(low, high)]
+            if sum(each) <= _CHAIN:
+                found.append((low, high, numbers))
+        return found
+
+    def _chain(self, low: int, high: int) -> Chain | None:
         tape: dict[str, Tensor] = {}
-        watch: dict[str, Hook] = {name: Watch(tape, name) for name in watched(self.spliced)}
-        whole = _Stretch((0, self.spliced.n_layers), self.run.n_tokens, None)
-        linear = self._linearise(whole, *whole.bounds, watch=watch)
+        watch: dict[str, Hook] = {name: Watch(tape, name) for name in watched(self.spliced, low, high)}
+        stretch = _Stretch(tuple(dict.fromkeys((low, high, self.spliced.n_layers))), self.run.n_tokens, None)
+        linear = self._linearise(stretch, low, high, watch=watch)
         self._tape = None
-        return build_chain(self.spliced, linear.captured, linear.leaves, tape, self.budget)
+        return build_chain(self.spliced, linear.captured, linear.leaves, tape, self.budget, (low, high))
 
     def _swept_edges(self, chain: Chain, targets: Sequence[FeatureTargets]) -> Iterator[EdgeBatch]:
         order = chain.order_of({t.number for t in targets})

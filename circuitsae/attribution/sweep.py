@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitsae.model.probes import Pointwise, Probe, close, reaches, tolerance, vjp
-from circuitsae.model.runs import EMBED, Captured
+from circuitsae.model.runs import Captured
 from circuitsae.model.spliced import SplicedModel
 
 OnLeaf = Callable[[str, Tensor, int], None]
@@ -283,9 +283,9 @@ class _Point:
     leaf: str | None
 
 
-def watched(spliced: SplicedModel) -> list[str]:
-    """Returns the hook points whose values `build_chain` wants from the forward pass."""
-    names = [f"blocks.{layer}.{part}" for layer in range(spliced.n_layers) for part in (*_POINTS, *_ATTENTION)]
+def watched(spliced: SplicedModel, low: int, high: int) -> list[str]:
+    """Returns the hook points of some layers whose values `build_chain` wants from the forward pass."""
+    names = [f"blocks.{layer}.{part}" for layer in range(low, high) for part in (*_POINTS, *_ATTENTION)]
     return [name for name in names if spliced.hooked.has(name)]
 
 
@@ -300,6 +300,7 @@ def build_chain(
     leaves: Mapping[str, Tensor],
     tape: Mapping[str, Tensor],
     budget: int,
+    layers: tuple[int, int],
 ) -> Chain | None:
     """Reads the chain off a forward pass with patterns and scales frozen and a leaf at every hook point written.
 
@@ -309,13 +310,15 @@ def build_chain(
         leaves: Its leaves.
         tape: The values of the hook points `watched`.
         budget: Bytes that a piece of autograd may hold.
+        layers: The first layer of the pass, and the one before which it ended. Above 0 there is a leaf where the residual
+            stream enters.
 
     Returns:
         The chain, or `None` where the model has something that it can't stand for: the caller takes autograd throughout.
     """
     if spliced.hooked.dtype not in (torch.float32, torch.float64):
         return None  # half precision: products in another order would differ by more than a check could tell from error
-    points = _points(spliced, captured, leaves, tape)
+    points = _points(spliced, captured, leaves, tape, layers)
     if points is None:
         return None
     reader = _Reader(spliced, points, tape, leaves, budget)
@@ -326,12 +329,12 @@ def build_chain(
             return None
         links.append(link)
     entries: dict[int, Entry] = {}
-    for number in range(len(spliced.dictionaries)):
-        entry = reader.entry(captured.x_in[number], points)
+    for number, x_in in captured.x_in.items():
+        entry = reader.entry(x_in, points)
         if entry is not None:
             entries[number] = entry
     chain = Chain(tuple(p.leaf for p in points), tuple(links), entries)
-    signature = (spliced.reads, spliced.written, spliced.hooked.dtype)
+    signature = (spliced.reads, spliced.written, spliced.hooked.dtype, layers)
     known = _verified.setdefault(spliced.model, {})
     if signature not in known:
         known[signature] = _holds(chain, captured, leaves, spliced.hooked.dtype)
@@ -339,11 +342,16 @@ def build_chain(
 
 
 def _points(
-    spliced: SplicedModel, captured: Captured, leaves: Mapping[str, Tensor], tape: Mapping[str, Tensor]
+    spliced: SplicedModel,
+    captured: Captured,
+    leaves: Mapping[str, Tensor],
+    tape: Mapping[str, Tensor],
+    layers: tuple[int, int],
 ) -> list[_Point] | None:
     written = {id(spliced.hooked.point(name)): name for name in spliced.written}
-    points = [_Point(EMBED, 0, captured.embed, captured.embed, EMBED)]
-    for layer in range(spliced.n_layers):
+    low, high = layers
+    points = [_Point(name, low, x, x, name) for name, x in leaves.items() if name not in captured.x_out]
+    for layer in range(low, high):
         for part in _POINTS:
             name = f"blocks.{layer}.{part}"
             if name not in tape:

@@ -13,12 +13,15 @@ TAPE = 512 * 2**20
 """Bytes that one tape may hold; a longer one is cut. Decides for node effects and for edges alike."""
 
 
-def layer_bytes(spliced: SplicedModel, n_tokens: int, batch: int = 1) -> int:
-    """Returns about how many bytes one layer leaves on a tape: a pattern, and some copies of what each position has."""
+def layer_bytes(spliced: SplicedModel, n_tokens: int, batch: int = 1, *, mlp: bool = True) -> int:
+    """Returns about how many bytes one layer leaves on a tape: a pattern, and some copies of what each position has.
+
+    `mlp` says whether the MLP is on the tape; one whose output is replaced by a leaf is not.
+    """
     cfg = spliced.hooked.cfg
     d_mlp = getattr(cfg, "d_mlp", None) or 4 * spliced.d_model
     heads = getattr(cfg, "n_heads", 1) or 1
-    floats = batch * n_tokens * (5 * d_mlp + 12 * spliced.d_model + heads * n_tokens)
+    floats = batch * n_tokens * (5 * d_mlp * mlp + 12 * spliced.d_model + heads * n_tokens)
     return floats * spliced.hooked.dtype.itemsize
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import circuitsae as cs
+from circuitsae.attribution import edges as edges_module
 from circuitsae.attribution.edges import EdgeBatch, FeatureTargets, position_buckets
 from circuitsae.attribution.effects import NodeEffects
 from circuitsae.model import tapes
@@ -139,6 +140,30 @@ def test_edges_are_those_of_one_tape(name: str, sites: str, linearisation: str, 
         torch.testing.assert_close(by_node(found, what), by_node(expected, what), **EXACT)
     assert shown == sorted(shown) and len(shown) > 5
     assert int((dense(expected) != 0).sum()) > 1000
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+def test_frozen_graphs_are_swept_segment_by_segment(name: str, cut: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One chain a segment gives what autograd does over the whole; where its patterns take too much there is none."""
+    sites = [
+        dictionary("blocks.0.mlp.hook_in", "blocks.0.hook_mlp_out", seed=3),
+        dictionary("blocks.0.hook_resid_post", seed=1),
+        dictionary("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", seed=4),
+        dictionary("blocks.2.hook_resid_post", seed=2),
+    ]
+    spliced = SplicedModel(model(name), sites, prepend_bos=False)
+    plain, targets = whole_graph(spliced, sweep=False)
+    expected = list(plain.feature_edges(targets))
+    cut()
+    engine, _ = whole_graph(spliced)
+    found = list(engine.feature_edges(targets))
+    assert engine.path == "sweep"
+    torch.testing.assert_close(dense(found), dense(expected), atol=1e-9, rtol=1e-9)
+    chains = engine._scopes({0, 1, 2, 3})
+    assert chains == [(0, 1, {0, 1}), (1, 3, {2, 3})]
+    monkeypatch.setattr(edges_module, "_CHAIN", 0)
+    assert engine._scopes({0, 1, 2, 3}) == []
 
 
 def select(targets: FeatureTargets, chosen: slice) -> FeatureTargets:
