@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitsae.attribution.context import Context
+from circuitsae.attribution.costs import Passes, Prospect
 from circuitsae.attribution.exact import Changes, feature_changes, vector_changes
 from circuitsae.attribution.nodes import NodeEffects
 from circuitsae.attribution.rules import LayerDrop
@@ -87,6 +88,18 @@ class AtPStar:
         change = context.vector_changes(EMBED)
         tokens = torch.stack([(g[EMBED] * change).sum(-1) for g in passes])
         return context.finish([*blocks, context.token_block(_combined(tokens, None))])
+
+    def passes(self, prospect: Prospect, options: Options) -> Passes:
+        """See [Stated][circuitsae.attribution.costs.Stated]."""
+        spliced = prospect.spliced
+        fixed = [hook for hook in spliced.written if options.fix and hook.endswith(_QUERIES_AND_KEYS)]
+        nodes = len(fixed) * prospect.n_tokens
+        for dictionary, positions in zip(spliced.dictionaries, prospect.positions, strict=True):
+            if {spliced.canonical(hook) for hook in dictionary.hook_outs} <= set(fixed):
+                nodes += len(positions)
+        dropped = spliced.n_layers if options.drop and spliced.n_layers > 1 else 0
+        exact = Passes(nodes / spliced.n_layers, together=min(nodes, batch_size(spliced, prospect.n_tokens)) or 1)
+        return Passes(2, 1 + dropped) + exact
 
 
 def pattern_of(spliced: SplicedModel, hook: str) -> str:

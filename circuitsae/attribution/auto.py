@@ -8,7 +8,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitsae.attribution.context import Context
-from circuitsae.attribution.exact import Changes, feature_changes, measure_changes, plan, vector_changes
+from circuitsae.attribution.costs import Passes, Prospect
+from circuitsae.attribution.exact import (
+    Changes,
+    expected_ablations,
+    feature_changes,
+    measure_changes,
+    plan,
+    vector_changes,
+)
 from circuitsae.attribution.nodes import NodeBlock, NodeEffects
 from circuitsae.attribution.rules import relevant_mlps
 from circuitsae.errors import InputError
@@ -60,7 +68,7 @@ class Auto:
         bounds = [torch.maximum(a.effects.abs(), b.effects.abs()) for a, b in zip(blocks, others, strict=True)]
         offered = [_offered(context, block) for block in blocks]
         # The two predictions, and the keys and values that ablations start from, are paid for already.
-        left = 2 * options.passes - 2 * 2 - 1.5
+        left = _left(options)
         chosen = _affordable(context, places, bounds, offered, left, options.smallest)
         found = measure_changes(context, [p.part(w.nonzero().flatten()) for p, w in zip(places, chosen, strict=True)])
         for values, which, measured in zip(effects, chosen, found, strict=True):
@@ -72,6 +80,18 @@ class Auto:
         ]
         measured = [replace(b, effects=e, measured=w) for b, e, w in zip(blocks, effects, chosen, strict=True)]
         return context.finish([*measured, *tokens])
+
+    def passes(self, prospect: Prospect, options: Options) -> Passes:
+        """At most: how many nodes are worth ablating shows in the run."""
+        predicted = prospect.gradients() + Passes(prospect.gradients(modified=True).forward - 1, 1)
+        everything = expected_ablations(prospect, tokens=False)
+        ablated = Passes(min(_left(options) + 1.5, everything.forward), together=everything.together)
+        return predicted + ablated
+
+
+def _left(options: Auto.Options) -> float:
+    """Returns the forward passes that are left for ablations: two predictions, keys and values have had theirs."""
+    return 2 * options.passes - 2 * 2 - 1.5
 
 
 def _offered(context: Context, block: NodeBlock) -> Bool[Tensor, "node"]:

@@ -7,7 +7,7 @@ and values from the clean run, at the node's position.
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuitsae import names
 from circuitsae.attribution.context import Context
+from circuitsae.attribution.costs import Passes, Prospect
 from circuitsae.attribution.nodes import NodeEffects
 from circuitsae.errors import NodeError
 from circuitsae.model.edits import Edit, FeatureEdit, VectorEdit, batch_size, run_edited
@@ -55,19 +56,34 @@ class Ablation:
         tokens = found[-1] if options.tokens else torch.zeros_like(context.run.embed[:, 0])
         return context.finish([*blocks, context.token_block(tokens)])
 
+    def passes(self, prospect: Prospect, options: Options) -> Passes:
+        """See [Stated][circuitsae.attribution.costs.Stated]."""
+        return Passes(1) + expected_ablations(prospect, tokens=options.tokens)
+
 
 @dataclass(frozen=True)
-class Changes:
-    """Nodes of one place, and what ablating each adds to what is written there.
+class Place:
+    """Nodes of one place.
 
     Attributes:
-        layer: The first layer that such a run has to compute.
+        layer: The first layer that a run with one of them ablated has to compute.
+        hooks: The hook points that they write to.
         positions: Where the nodes are.
-        added: Gives, for some of the nodes by number, the vectors by hook point.
     """
 
     layer: int
+    hooks: tuple[str, ...]
     positions: Int[Tensor, "node"]
+
+
+@dataclass(frozen=True)
+class Changes(Place):
+    """Nodes of one place, and what ablating each adds to what is written there.
+
+    Attributes:
+        added: Gives, for some of the nodes by number, the vectors by hook point.
+    """
+
     added: Callable[[Int[Tensor, "chosen"]], dict[str, Float[Tensor, "chosen d"]]]
 
     def part(self, which: Int[Tensor, "chosen"]) -> "Changes":
@@ -81,21 +97,21 @@ def feature_changes(context: Context, number: int) -> Changes:
     change = context.feature_changes(number)
     if nodes.scale is not None:
         change = change * nodes.scale[nodes.positions]
-    hooks = [spliced.canonical(hook) for hook in spliced.dictionaries[number].hook_outs]
+    hooks = tuple(spliced.canonical(hook) for hook in spliced.dictionaries[number].hook_outs)
 
     def added(chosen: Tensor) -> dict[str, Tensor]:
         return {
             hook: change[chosen, None] * nodes.decoders[out][nodes.inverse[chosen]] for out, hook in enumerate(hooks)
         }
 
-    return Changes(min(spliced.hooked.layer(hook) for hook in hooks), nodes.positions, added)
+    return Changes(min(spliced.hooked.layer(hook) for hook in hooks), hooks, nodes.positions, added)
 
 
 def vector_changes(context: Context, hook: str) -> Changes:
     """Returns what ablating each error node of a hook point adds, or each token (`EMBED`)."""
     change = context.vector_changes(hook)
     positions = torch.arange(len(change), device=change.device)
-    return Changes(context.spliced.hooked.layer(hook), positions, lambda chosen: {hook: change[chosen]})
+    return Changes(context.spliced.hooked.layer(hook), (hook,), positions, lambda chosen: {hook: change[chosen]})
 
 
 @dataclass(frozen=True)
@@ -107,12 +123,14 @@ class Batch:
         first: The first position that has to be computed.
         nodes: Numbers of the places, and of the nodes in each.
         forwards: What it costs, in forward passes of one whole prompt.
+        start: Where its run starts.
     """
 
     layer: int
     first: int
     nodes: tuple[tuple[int, Int[Tensor, "chosen"]], ...]
     forwards: float
+    start: int
 
 
 def measure_changes(context: Context, places: Sequence[Changes]) -> list[Float[Tensor, "node"]]:
@@ -135,20 +153,59 @@ def measure_changes(context: Context, places: Sequence[Changes]) -> list[Float[T
     return found
 
 
-def plan(context: Context, places: Sequence[Changes]) -> list[Batch]:
+def plan(context: Context, places: Sequence[Place]) -> list[Batch]:
+    """Returns the batches in which nodes are ablated; see `batches_of`."""
+    run, reads = context.run, context.task.metric.reads
+    suffixes = _worth_suffixes(places, run.n_tokens) and reads is None and context.key_values is not None
+    return batches_of(
+        context.spliced, places, run.n_tokens, run.kept if reads is None else None, run.prefixes, suffixes
+    )
+
+
+def expected_ablations(prospect: Prospect, *, tokens: bool, errors: bool = True) -> Passes:
+    """Returns what ablating every node will cost, keys and values to start from included."""
+    spliced, n_tokens = prospect.spliced, prospect.n_tokens
+    places: list[Place] = []
+    for dictionary, positions in zip(spliced.dictionaries, prospect.positions, strict=True):
+        hooks = tuple(spliced.canonical(hook) for hook in dictionary.hook_outs)
+        places.append(Place(min(spliced.hooked.layer(hook) for hook in hooks), hooks, positions))
+    vectors = [*(spliced.written if errors else ()), *([EMBED] if tokens else [])]
+    places += [Place(spliced.hooked.layer(hook), (hook,), prospect.everywhere) for hook in vectors]
+    reads = prospect.task.metric.reads
+    wanted = _worth_suffixes(places, n_tokens) and reads is None
+    suffixes = wanted and hasattr(spliced.model, "original_model")
+    batches = batches_of(spliced, places, n_tokens, prospect.kept if reads is None else None, prospect.starts, suffixes)
+    runs = sum(1 - batch.start / spliced.n_layers for batch in batches)
+    forwards = sum(batch.forwards for batch in batches)
+    return Passes(1.5 if wanted else 0.0) + Passes(forwards, together=max(1.0, forwards / max(runs, 1e-9)))
+
+
+def _worth_suffixes(places: Sequence[Place], n_tokens: int) -> bool:
+    return sum(len(place.positions) for place in places) >= 8 and n_tokens >= 4
+
+
+def batches_of(
+    spliced: SplicedModel,
+    places: Sequence[Place],
+    n_tokens: int,
+    kept: Sequence[int] | None,
+    starts: Collection[int],
+    suffixes: bool,
+) -> list[Batch]:
     """Returns the batches in which nodes are ablated: of one layer, and of positions near each other.
 
     A batch starts at its first node's position, so it takes in later positions only as long as that wastes little. Nodes
     that nothing leads from to the metric are in none: what is after the last position that it reads, or where the last
     layer ends at one that it does not read.
+
+    Args:
+        spliced: The model.
+        places: The nodes.
+        n_tokens: The prompt's length.
+        kept: The positions whose logits the metric reads; `None` where it reads something else.
+        starts: The layers at which a run may start.
+        suffixes: Whether runs may start at a middle position.
     """
-    spliced, run = context.spliced, context.run
-    suffixes = (
-        sum(len(place.positions) for place in places) >= 8
-        and run.n_tokens >= 4
-        and context.task.metric.reads is None
-        and context.key_values is not None
-    )
 
     def size(length: int) -> int:
         return batch_size(spliced, length)
@@ -160,18 +217,19 @@ def plan(context: Context, places: Sequence[Changes]) -> list[Batch]:
         number = torch.cat([torch.arange(len(places[n].positions), device=owner.device) for n in here])
         at = torch.cat([places[n].positions for n in here])
         order = at.argsort(stable=True)
-        if context.task.metric.reads is None:
-            only = set(run.kept) if _ends_model(context, layer, [places[n] for n in here]) else range(run.kept[-1] + 1)
+        whole = _only_leave(layer, [places[n] for n in here])
+        if kept is not None:
+            only = set(kept) if whole and layer == spliced.n_layers - 1 else range(kept[-1] + 1)
             order = order[torch.tensor([p in only for p in at[order].tolist()], dtype=torch.bool, device=order.device)]
         positions = at[order].tolist()
-        start = _start(context, layer, [places[n] for n in here])
-        computed = 1 - (0 if start is None else start.layer) / spliced.n_layers
+        start = _start_of(layer, [places[n] for n in here], starts)
+        computed = 1 - start / spliced.n_layers
         low = 0
-        for first, high in segments(positions, run.n_tokens, size) if suffixes else [(0, len(order))]:
+        for first, high in segments(positions, n_tokens, size) if suffixes else [(0, len(order))]:
             while low < high:
-                chosen = order[low : min(high, low + size(run.n_tokens - first))]
+                chosen = order[low : min(high, low + size(n_tokens - first))]
                 nodes = tuple((n, number[chosen[owner[chosen] == n]]) for n in owner[chosen].unique().tolist())
-                batches.append(Batch(layer, first, nodes, len(chosen) * computed * (1 - first / run.n_tokens)))
+                batches.append(Batch(layer, first, nodes, len(chosen) * computed * (1 - first / n_tokens), start))
                 low += len(chosen)
     return batches
 
@@ -211,21 +269,16 @@ def segments(positions: Sequence[int], n_tokens: int, size: Callable[[int], int]
 OVERHEAD = 48
 
 
-def _start(context: Context, layer: int, places: Sequence[Changes]) -> Prefix | None:
-    """Returns where runs of one layer start: above it, where all that they change is what leaves it."""
-    run, after = context.run, context.run.prefix(layer + 1)
-    if after is not None and after.layer == layer + 1:
-        none = torch.zeros(0, dtype=torch.long, device=run.tokens.device)
-        if all(set(place.added(none)) == {f"blocks.{layer}.hook_resid_post"} for place in places):
-            return after
-    return run.prefix(layer)
+def _start_of(layer: int, places: Sequence[Place], starts: Collection[int]) -> int:
+    """Returns the layer where runs of one layer start: above it, where all that they change is what leaves it."""
+    if layer + 1 in starts and _only_leave(layer, places):
+        return layer + 1
+    return max((at for at in starts if at <= layer), default=0)
 
 
-def _ends_model(context: Context, layer: int, places: Sequence[Changes]) -> bool:
-    """Whether all that the runs of a layer change is what leaves the last block."""
-    none = torch.zeros(0, dtype=torch.long, device=context.run.tokens.device)
-    hooks = {hook for place in places for hook in place.added(none)}
-    return layer == context.spliced.n_layers - 1 and hooks == {f"blocks.{layer}.hook_resid_post"}
+def _only_leave(layer: int, places: Sequence[Place]) -> bool:
+    """Whether all that the runs of a layer change is what leaves its block."""
+    return all(place.hooks == (f"blocks.{layer}.hook_resid_post",) for place in places)
 
 
 def _run_batch(context: Context, batch: Batch, parts: Sequence[tuple[Changes, Tensor]]) -> Float[Tensor, "node"]:
@@ -241,7 +294,7 @@ def _run_batch(context: Context, batch: Batch, parts: Sequence[tuple[Changes, Te
         for hook, vectors in place.added(which).items():
             added.setdefault(hook, []).append((rows, vectors))
 
-    start = _start(context, batch.layer, [place for place, _ in parts])
+    start = run.prefixes.get(batch.start)
     if start is not None and start.layer > batch.layer:
         # What leaves a block enters the next one: the edit is made there, and this block is not computed.
         residual = start.residual.expand(size, -1, -1).clone()

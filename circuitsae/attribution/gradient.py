@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from circuitsae.attribution.context import Context
+from circuitsae.attribution.costs import Passes, Prospect
 from circuitsae.attribution.effects import NoOptions
 from circuitsae.attribution.nodes import NodeEffects
 from circuitsae.attribution.rules import (
@@ -30,6 +31,10 @@ class AttributionPatching:
     def __call__(self, context: Context, options: NoOptions) -> NodeEffects:
         """See [Method][circuitsae.attribution.effects.Method]."""
         return context.effects(*context.gradients())
+
+    def passes(self, prospect: Prospect, options: NoOptions) -> Passes:
+        """See [Stated][circuitsae.attribution.costs.Stated]."""
+        return prospect.gradients()
 
 
 class RelevancePatching:
@@ -66,6 +71,10 @@ class RelevancePatching:
             *(relevant_mlps(spliced) if options.mlps else ()),
         ]
         return context.effects(*context.gradients(rules))
+
+    def passes(self, prospect: Prospect, options: Options) -> Passes:
+        """See [Stated][circuitsae.attribution.costs.Stated]."""
+        return prospect.gradients(modified=options.scales or options.patterns or options.mlps)
 
 
 class GradientInteraction:
@@ -111,3 +120,7 @@ class GradientInteraction:
             *scaled_inputs(spliced, options.query, options.key, options.value),
         ]
         return context.effects(*context.gradients(rules))
+
+    def passes(self, prospect: Prospect, options: Options) -> Passes:
+        """See [Stated][circuitsae.attribution.costs.Stated]."""
+        return prospect.gradients(modified=True)
