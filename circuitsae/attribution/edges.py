@@ -26,15 +26,16 @@ from circuitsae.model.checks import freezes, verify
 from circuitsae.model.hooks import Hook, Prefix, Watch
 from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward
 from circuitsae.model.spliced import SplicedModel
-from circuitsae.model.tapes import TAPE, cuts, is_long, layer_bytes
+from circuitsae.model.tapes import budget as tape_budget
+from circuitsae.model.tapes import cuts, is_long, layer_bytes
 
 Linearisation = Literal["gradient", "frozen"]
 LINEARISATIONS: tuple[str, ...] = get_args(Linearisation)
 
 # Bytes that one block of targets may hold at a time.
 BUDGET = 96 * 2**20
-# Bytes that the patterns of one chain, and the MLPs that nothing replaces, may take.
-_CHAIN = 2 * TAPE
+# How many times what a tape may hold the patterns of one chain may take, and the MLPs that nothing replaces.
+_CHAIN = 2
 # Positions of one swept block are at least this share of the block's longest, so that little of it is empty;
 FILL = 0.8
 # but a block of fewer rows than this is too small for the processor to be at its best.
@@ -517,7 +518,7 @@ class EdgeEngine:
         for low, numbers in sorted(by_segment.items()):
             high = 1 + max(self._layer(spliced.reads[number]) for number in numbers)
             each = [layer_bytes(spliced, n_tokens, mlp=layer not in replaced) for layer in range(low, high)]
-            if sum(each) <= _CHAIN:
+            if sum(each) <= _CHAIN * tape_budget(spliced):
                 found.append((low, high, numbers))
         return found
 

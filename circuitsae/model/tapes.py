@@ -10,7 +10,15 @@ from collections.abc import Iterable
 from circuitsae.model.spliced import SplicedModel
 
 TAPE = 512 * 2**20
-"""Bytes that one tape may hold; a longer one is cut. Decides for node effects and for edges alike."""
+"""Bytes that one tape may hold in any case."""
+
+
+def budget(spliced: SplicedModel) -> int:
+    """Returns how many bytes one tape may hold: `TAPE`, or a quarter of the weights, beside which that is little.
+
+    A longer one is cut. This decides for node effects and for edges alike.
+    """
+    return max(TAPE, sum(p.numel() * p.element_size() for p in spliced.model.parameters()) // 4)
 
 
 def layer_bytes(spliced: SplicedModel, n_tokens: int, batch: int = 1, *, mlp: bool = True) -> int:
@@ -27,7 +35,7 @@ def layer_bytes(spliced: SplicedModel, n_tokens: int, batch: int = 1, *, mlp: bo
 
 def is_long(spliced: SplicedModel, n_tokens: int) -> bool:
     """Whether a tape over the whole model would be cut."""
-    return spliced.n_layers * layer_bytes(spliced, n_tokens) > TAPE
+    return spliced.n_layers * layer_bytes(spliced, n_tokens) > budget(spliced)
 
 
 def cuts(
@@ -49,7 +57,7 @@ def cuts(
         joined: Dictionaries through which gradients flow: no cut comes between where they read and write.
     """
     last = spliced.n_layers if last is None else last
-    step = max(1, TAPE // max(1, layer_bytes(spliced, n_tokens, batch)))
+    step = max(1, budget(spliced) // layer_bytes(spliced, n_tokens, batch))
     if last - first <= step:
         return []
     layer = spliced.hooked.layer

@@ -40,7 +40,7 @@ def everywhere(name: str) -> SplicedModel:
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets every tape hold one layer."""
-    return lambda: monkeypatch.setattr(tapes, "TAPE", 1)
+    return lambda: monkeypatch.setattr(tapes, "budget", lambda spliced: 1)
 
 
 def effects_of(spliced: SplicedModel, metric: Any = None, **options: Any) -> NodeEffects:
@@ -82,7 +82,11 @@ def test_a_metric_that_reads_an_activation_starts_where_it_reads(reads: str, cut
 def test_a_tape_is_cut_by_its_size_and_not_through_a_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
     spliced = everywhere("gpt2")
     assert tapes.cuts(spliced, 9) == [] and not tapes.is_long(spliced, 9)
-    monkeypatch.setattr(tapes, "TAPE", 2 * tapes.layer_bytes(spliced, 9))
+    assert tapes.budget(spliced) == tapes.TAPE
+    monkeypatch.setattr(tapes, "TAPE", 5)
+    assert tapes.budget(spliced) == sum(p.numel() * 8 for p in spliced.model.parameters()) // 4
+    size = 2 * tapes.layer_bytes(spliced, 9)
+    monkeypatch.setattr(tapes, "budget", lambda spliced: size)
     assert tapes.is_long(spliced, 9) and tapes.cuts(spliced, 9) == [2] and tapes.cuts(spliced, 9, 1) == []
     assert tapes.cuts(spliced, 9, batch=2) == [1, 2]
     across = SplicedModel(
