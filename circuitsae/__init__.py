@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from circuitsae.task.targets import Direction, Divergence, Feature, Loss, TopLogits
     from circuitsae.task.task import Task
     from circuitsae.tracing import trace, trace_many
+    from circuitsae.tracing.estimates import Estimate, estimate
 
 __version__ = "0.1.0"
 
@@ -72,6 +73,7 @@ __all__ = [
     "Dictionary",
     "Direction",
     "Divergence",
+    "Estimate",
     "Evaluation",
     "Feature",
     "Generation",
@@ -98,6 +100,7 @@ __all__ = [
     "aggregate",
     "compare",
     "describe",
+    "estimate",
     "evaluate",
     "generate",
     "intervene",
@@ -129,6 +132,7 @@ _HOMES = {
     "Dictionary": "dictionaries.base",
     "Direction": "task.targets",
     "Divergence": "task.targets",
+    "Estimate": "tracing.estimates",
     "Evaluation": "evaluation.result",
     "Feature": "task.targets",
     "Generation": "interventions",
@@ -154,6 +158,7 @@ _HOMES = {
     "aggregate": "graph.aggregation",
     "compare": "graph.comparison",
     "describe": "labels.describing",
+    "estimate": "tracing.estimates",
     "evaluate": "evaluation.evaluator",
     "generate": "interventions",
     "intervene": "interventions",

@@ -98,7 +98,8 @@ class AtPStar:
             if {spliced.canonical(hook) for hook in dictionary.hook_outs} <= set(fixed):
                 nodes += len(positions)
         dropped = spliced.n_layers if options.drop and spliced.n_layers > 1 else 0
-        exact = Passes(nodes / spliced.n_layers, together=min(nodes, batch_size(spliced, prospect.n_tokens)) or 1)
+        together = max(1, min(nodes, batch_size(spliced, prospect.n_tokens)))
+        exact = Passes(nodes / spliced.n_layers, together=together, at_most=prospect.guessed and nodes > 0)
         return Passes(2, 1 + dropped) + exact
 
 

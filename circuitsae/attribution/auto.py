@@ -85,7 +85,7 @@ class Auto:
         """At most: how many nodes are worth ablating shows in the run."""
         predicted = prospect.gradients() + Passes(prospect.gradients(modified=True).forward - 1, 1)
         everything = expected_ablations(prospect, tokens=False)
-        ablated = Passes(min(_left(options) + 1.5, everything.forward), together=everything.together)
+        ablated = Passes(min(_left(options) + 1.5, everything.forward), together=everything.together, at_most=True)
         return predicted + ablated
 
 

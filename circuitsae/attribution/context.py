@@ -54,7 +54,7 @@ class Context:
         self.batch = torch.tensor([task.tokens], device=spliced.device)
         self.passes = {"forward": 0.0, "backward": 0.0}
         self._progress = progress
-        self._baseline_name, self._reference = baseline, reference
+        self.baseline_name, self.reference = baseline, reference
         self._run: Run | None = None
         self._baseline: Baseline | None = None
         self._nodes: tuple[FeatureNodes, ...] | None = None
@@ -82,15 +82,15 @@ class Context:
         """What nodes are set to. The patch prompt is run when this is first asked for."""
         if self._baseline is None:
             patch = None
-            if self._baseline_name == "patch" and self.task.patch_tokens is not None:
+            if self.baseline_name == "patch" and self.task.patch_tokens is not None:
                 self.passes["forward"] += 1
                 patch = run_clean(self.spliced, self.task.patch_tokens, self.task.metric, like=self.run)
             self._baseline = make_baseline(
                 self.spliced,
-                self._baseline_name,
+                self.baseline_name,
                 n_tokens=len(self.task.tokens),
                 patch=patch,
-                reference=self._reference,
+                reference=self.reference,
                 progress=self._progress,
             )
         return self._baseline

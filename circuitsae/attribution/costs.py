@@ -24,21 +24,24 @@ class Passes:
         forward: Forward passes.
         backward: Backward passes, or vector-Jacobian products.
         together: How many share a run of the model on the average: copies of the prompt, or products.
+        at_most: Whether this is a bound, since how many it takes shows only on the way.
     """
 
     forward: float = 0.0
     backward: float = 0.0
     together: float = 1.0
+    at_most: bool = False
 
     def __add__(self, other: "Passes") -> "Passes":
         """Returns both, one after the other.
 
         Example:
-            >>> Passes(2, 1) + Passes(3, together=3)
-            Passes(forward=5, backward=1.0, together=1.5)
+            >>> Passes(2, 1) + Passes(3, together=3, at_most=True)
+            Passes(forward=5, backward=1.0, together=1.5, at_most=True)
         """
         passes, runs = self.forward + self.backward + other.forward + other.backward, self.runs + other.runs
-        return Passes(self.forward + other.forward, self.backward + other.backward, passes / runs if runs else 1.0)
+        together, at_most = passes / runs if runs else 1.0, self.at_most or other.at_most
+        return Passes(self.forward + other.forward, self.backward + other.backward, together, at_most)
 
     @property
     def runs(self) -> float:
@@ -55,12 +58,14 @@ class Prospect:
         task: Prompt and metric.
         gradient: What gradients flow through.
         positions: By dictionary, where feature nodes are expected, ascending.
+        guessed: Whether they are guessed from part of the run.
     """
 
     spliced: SplicedModel
     task: PreparedTask
     gradient: str
     positions: tuple[Int[Tensor, "node"], ...]
+    guessed: bool = False
 
     @property
     def n_tokens(self) -> int:
@@ -102,7 +107,10 @@ class Prospect:
 
 @runtime_checkable
 class Stated(Protocol):
-    """A method that tells its cost beforehand; see `Method` for the rest of it."""
+    """A method that tells its cost beforehand; see `Method` for the rest of it.
+
+    One whose blocks have no `slopes` says so by a class attribute `gives_slopes = False`: edges then cost a pass more.
+    """
 
     def passes(self, prospect: Prospect, options: Any) -> Passes:
         """Returns what the method will cost, the clean run included, the baseline's runs not."""

@@ -35,6 +35,7 @@ class Ablation:
 
     name: ClassVar[str] = "ablation"
     cost: ClassVar[str] = "1 forward a node, batched, from the node's layer and position on"
+    gives_slopes: ClassVar[bool] = False
 
     @dataclass(frozen=True)
     class Options:
@@ -177,7 +178,9 @@ def expected_ablations(prospect: Prospect, *, tokens: bool, errors: bool = True)
     batches = batches_of(spliced, places, n_tokens, prospect.kept if reads is None else None, prospect.starts, suffixes)
     runs = sum(1 - batch.start / spliced.n_layers for batch in batches)
     forwards = sum(batch.forwards for batch in batches)
-    return Passes(1.5 if wanted else 0.0) + Passes(forwards, together=max(1.0, forwards / max(runs, 1e-9)))
+    return Passes(1.5 if wanted else 0.0) + Passes(
+        forwards, together=max(1.0, forwards / max(runs, 1e-9)), at_most=prospect.guessed
+    )
 
 
 def _worth_suffixes(places: Sequence[Place], n_tokens: int) -> bool:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from circuitsae.errors import InputError, UnknownNameError
@@ -62,6 +62,14 @@ class GraphOptions:
             raise InputError(f"top_edges is {self.top_edges}; expected at least 1, or None for all.")
         if self.measure < 0:
             raise InputError(f"measure is {self.measure}; expected the number of nodes to ablate, 0 or more.")
+
+
+def graph_options(given: Mapping[str, Any]) -> GraphOptions:
+    """Returns the options among the arguments of `trace`; where nothing is pruned, no limit applies."""
+    values = {f.name: given[f.name] for f in fields(GraphOptions)}
+    if given["prune"] is None:
+        values |= {"max_nodes": None, "node_threshold": None, "edge_threshold": None}
+    return GraphOptions(**{**values, "drop_positions": tuple(int(p) for p in given["drop_positions"])})
 
 
 def with_compat(compat: str | None, of: Callable[..., Any], **given: Any) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """`trace`, from a task to a circuit, step by step; `trace_many`, from many tasks to their mean."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from circuitsae import names, registry
-from circuitsae.attribution.effects import Context, Progress, make_context, run_method
+from circuitsae.attribution.effects import Context, Progress, Settings, make_context, run_method
 from circuitsae.attribution.exact import measure_nodes
 from circuitsae.errors import CancelledError
 from circuitsae.graph.aggregation import aggregate
@@ -19,8 +19,35 @@ from circuitsae.task.task import Task
 from circuitsae.tracing.edges import build_graph, compute_edges
 from circuitsae.tracing.logits import logit_targets
 from circuitsae.tracing.nodes import ChosenNodes
-from circuitsae.tracing.options import GraphOptions, with_compat
+from circuitsae.tracing.options import GraphOptions, graph_options, with_compat
 from circuitsae.tracing.record import provenance
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `trace` was asked for, checked.
+
+    Attributes:
+        context: The task on the model, with how effects are computed; nothing has run yet.
+        options: How the graph is made.
+        pruner: What chooses its nodes and edges.
+    """
+
+    context: Context
+    options: GraphOptions
+    pruner: Pruner
+
+
+def prepare(spliced: SplicedModel, task: Task, given: Mapping[str, Any], method_options: Mapping[str, Any]) -> Request:
+    """Returns what `trace` works with, from all its arguments by name; see there."""
+    compat = given["compat"]
+    given = with_compat(compat, trace, **{name: value for name, value in given.items() if name != "compat"})
+    if compat is not None:
+        spliced = spliced.skipping(spliced.skip_positions, sinks=False)
+    pruner: Pruner = registry.get("pruners", given["prune"] or "top-k")()
+    options = graph_options(given)
+    settings = Settings(**{name: given[name] for name in Settings.__annotations__})
+    return Request(make_context(spliced, task, options=method_options, **settings), options, pruner)
 
 
 def trace(
@@ -93,49 +120,36 @@ def trace(
         UnknownNameError: No such method, baseline, gradient, linearisation, kind of targets, site, pruner or `compat`.
         InputError: An option out of range.
     """
-    given = with_compat(
-        compat,
-        trace,
-        baseline=baseline,
-        linearisation=linearisation,
-        targets=targets,
-        skip_positions=skip_positions,
-        drop_positions=drop_positions,
-        max_nodes=max_nodes,
-        prune=prune,
-    )
-    if compat is not None:
-        spliced = spliced.skipping(spliced.skip_positions, sinks=False)
-    pruner: Pruner = registry.get("pruners", given["prune"] or "top-k")()
-    everything = given["prune"] is None
-    options = GraphOptions(
-        linearisation=given["linearisation"],
-        targets=given["targets"],
-        logit_share=logit_share,
-        max_logits=max_logits,
-        error_targets=error_targets,
-        max_nodes=None if everything else given["max_nodes"],
-        node_threshold=None if everything else node_threshold,
-        edge_threshold=None if everything else edge_threshold,
-        top_edges=top_edges,
-        prune=given["prune"],
-        merge_pruned=merge_pruned,
-        skip_nodes=skip_nodes,
-        drop_positions=tuple(int(p) for p in given["drop_positions"]),
-        measure=measure,
-    )
-    context = make_context(
+    request = prepare(
         spliced,
         task,
-        method=method,
-        baseline=given["baseline"],
-        gradient=gradient,
-        sites=sites,
-        skip_positions=given["skip_positions"],
-        reference=reference,
-        progress=progress,
-        options=method_options,
+        {
+            "method": method,
+            "baseline": baseline,
+            "gradient": gradient,
+            "linearisation": linearisation,
+            "sites": sites,
+            "targets": targets,
+            "logit_share": logit_share,
+            "max_logits": max_logits,
+            "error_targets": error_targets,
+            "max_nodes": max_nodes,
+            "node_threshold": node_threshold,
+            "edge_threshold": edge_threshold,
+            "top_edges": top_edges,
+            "prune": prune,
+            "merge_pruned": merge_pruned,
+            "skip_positions": skip_positions,
+            "skip_nodes": skip_nodes,
+            "drop_positions": drop_positions,
+            "measure": measure,
+            "reference": reference,
+            "compat": compat,
+            "progress": progress,
+        },
+        method_options,
     )
+    context, pruner, options = request.context, request.pruner, request.options
     effects = run_method(context)
     tops = logit_targets(context, options) if options.targets == "logits" else None
     nodes = ChosenNodes(context, effects, pruner, options, tops)

@@ -1,0 +1,484 @@
+"""What a trace will cost, told before it: passes by step, seconds, bytes.
+
+Passes are counted: each method says its own (see `attribution.costs`), edges follow from the sites and the number of nodes.
+Seconds are passes times what one takes on this machine: a forward pass of the prompt, of several copies of it, and one
+backward pass are timed on the loaded model, over the first `PROBE` tokens where the prompt is longer; those runs also say
+how many features are active. Bytes are added up from shapes and from the budgets that the engine keeps to.
+"""
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from circuitsae.attribution.baselines import feature_nodes
+from circuitsae.attribution.costs import Passes, Prospect, expected_passes
+from circuitsae.attribution.edges import BUDGET, products_together, segment_of
+from circuitsae.attribution.effects import Context, find_method
+from circuitsae.dictionaries.cache import CACHE
+from circuitsae.model.edits import batch_size
+from circuitsae.model.runs import Readout, Run, forward, run_clean, take_apart
+from circuitsae.model.spliced import SplicedModel
+from circuitsae.model.tapes import budget, is_long, layer_bytes
+from circuitsae.task.task import Task
+from circuitsae.tracing.options import GraphOptions
+from circuitsae.tracing.steps import prepare, trace
+
+PROBE = 128
+"""Tokens of a prompt that are run to know what a pass takes and how many features are active."""
+
+# In forward passes of as many tokens, measured on `smollm2`: one vector-Jacobian product of a batch; one target swept down a
+# frozen chain through attention, and what MLPs that no dictionary replaces come to besides; building the chain.
+_PRODUCT, _SWEPT, _SWEPT_MLPS, _CHAIN = 1.0, 0.5, 0.8, 4.0
+# Seconds and bytes that an edge takes on its way from a column to a graph.
+_EDGE_SECONDS, _EDGE_BYTES = 1.2e-5, 900
+# The share of the sources below a target that act on it: those at its position and before.
+_REACHING = 0.6
+# What an attention score costs beside its products, in multiplications: softmax and masks are read and written, not computed.
+_SCORE = 40
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of a trace.
+
+    Attributes:
+        name: What is done.
+        forward: Forward passes over the whole prompt.
+        backward: Backward passes, or vector-Jacobian products in units of one.
+        seconds: How long it takes here.
+        at_most: Whether the passes are a bound, since how many it takes shows only on the way.
+    """
+
+    name: str
+    forward: float
+    backward: float
+    seconds: float
+    at_most: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a trace will cost.
+
+    Attributes:
+        steps: Its parts, in order.
+        memory: Bytes by what they are for.
+        n_tokens: The prompt's length.
+        probed: How many of its tokens were run for the estimate.
+        features: Feature nodes expected on the prompt.
+        targets: Features that edges will go to, at most.
+        notes: What could not be known.
+    """
+
+    steps: tuple[Step, ...]
+    memory: Mapping[str, int]
+    n_tokens: int
+    probed: int
+    features: int
+    targets: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def forward(self) -> float:
+        """Forward passes in all."""
+        return sum(step.forward for step in self.steps)
+
+    @property
+    def backward(self) -> float:
+        """Backward passes in all."""
+        return sum(step.backward for step in self.steps)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in all, the model and its dictionaries loaded."""
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def bytes(self) -> int:
+        """The peak above the loaded model: nodes' effects and edges are not computed at the same time."""
+        shared = sum(n for name, n in self.memory.items() if name not in ("tape", "edges"))
+        return shared + max(self.memory.get("tape", 0), self.memory.get("edges", 0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the estimate as plain values."""
+        totals = {"forward": self.forward, "backward": self.backward, "seconds": self.seconds, "bytes": self.bytes}
+        return {**totals, **asdict(self), "memory": dict(self.memory)}
+
+    def describe(self) -> str:
+        """Returns the estimate as a few lines."""
+        lines = [f"about {_duration(self.seconds)} and {_size(self.bytes)} above the model; {self.n_tokens} tokens"]
+        for step in self.steps:
+            passes = f"{_count(step.forward)} forward + {_count(step.backward)} backward"
+            lines.append(f"  {step.name}: {'at most ' * step.at_most}{passes}, {_duration(step.seconds)}")
+        lines.append("  memory: " + ", ".join(f"{name} {_size(n)}" for name, n in self.memory.items() if n))
+        lines.append(f"  {self.features:,} features active, edges to {self.targets:,} of them at most")
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def __str__(self) -> str:
+        return self.describe()
+
+
+def estimate(spliced: SplicedModel, task: Task, *, graph: bool = True, **settings: Any) -> Estimate:
+    """Returns what `trace` with the same settings will cost: passes by step, seconds here, bytes above the model.
+
+    Passes are what the method says of itself: exact for those whose course is fixed, a bound for `auto` and where the
+    number of nodes is guessed (a prompt longer than `PROBE` tokens, a `"mean"` baseline). Those of edges are of the size
+    that they will have: where the nodes lie isn't known before. Cost: some four forward passes and one backward pass over
+    the prompt, or over its first 128 tokens; with a patch prompt one more.
+
+    Args:
+        spliced: The model with its dictionaries.
+        task: Prompt, metric and perhaps a patch prompt.
+        graph: `False` for node effects only, as `node_effects` computes them.
+        **settings: The arguments of `trace`, the method's own options among them; defaults are those of `trace`.
+
+    Raises:
+        TaskError: The task does not fit the model.
+        UnknownNameError: As for `trace`.
+        InputError: An option out of range, or one that the method does not have.
+
+    Example:
+        >>> import circuitsae as cs
+        >>> spliced = cs.load("tiny")
+        >>> task = cs.Task("The keys to the cabinet", metric=cs.LogitDiff(" are", " is"))
+        >>> cost = cs.estimate(spliced, task, method="atp-star", graph=False)
+        >>> cost.forward, cost.backward == 1 + spliced.n_layers
+        (2.0, True)
+    """
+    known = {name: p for name, p in inspect.signature(trace).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    given = {name: settings.get(name, p.default) for name, p in known.items()}
+    request = prepare(spliced, task, given, {name: v for name, v in settings.items() if name not in known})
+    context, options = request.context, request.options
+    method, method_options = find_method(context.method, context.options)
+    probe = _Probe(context)
+    guessed = probe.n_tokens < probe.whole or context.baseline_name == "mean"
+    prospect = Prospect(context.spliced, context.task, context.gradient, probe.positions(), guessed)
+    clock = probe.clock
+    notes: list[str] = []
+    if probe.n_tokens < prospect.n_tokens:
+        notes.append(f"measured on the first {probe.n_tokens} tokens, and scaled")
+
+    passes = expected_passes(method, prospect, method_options)
+    if passes is None:
+        passes = Passes(1, 1)
+        notes.append(f"the method {context.method!r} doesn't say its passes; counted as one each way")
+    steps = [Step("effects", passes.forward, passes.backward, clock.seconds(passes) + clock.encoding, passes.at_most)]
+    reference = _baseline_passes(context)
+    if reference:
+        steps.append(Step("baseline", reference, 0.0, clock.seconds(Passes(reference)) + reference * clock.encoding))
+    memory = {
+        "dictionaries": _dictionary_bytes(context.spliced),
+        "run": probe.run_bytes() * (2 if context.baseline_name == "patch" else 1),
+        "tape": _tape_bytes(prospect, passes),
+    }
+    targets = 0
+    if graph:
+        work = _EdgeWork(prospect, options)
+        targets = work.targets
+        extra = Passes(1, 1) if not getattr(method, "gives_slopes", True) else Passes()
+        seconds = clock.seconds(extra) + work.seconds(clock)
+        found = work.passes + extra
+        steps.append(Step("edges", found.forward, found.backward, seconds, True))
+        memory |= {"edges": work.bytes, "graph": work.edges * _EDGE_BYTES}
+        if options.measure:
+            measured = _measuring(prospect, options.measure)
+            steps.append(Step("measuring", measured.forward, measured.backward, clock.seconds(measured), True))
+    features = sum(len(positions) for positions in prospect.positions)
+    return Estimate(tuple(steps), memory, prospect.n_tokens, probe.n_tokens, features, targets, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """What passes take here.
+
+    Attributes:
+        fixed: Seconds of one run of the model, however few tokens.
+        tokens: Seconds more for the tokens of one whole prompt.
+        back: A backward pass, in forward passes.
+        encoding: Seconds that the dictionaries take on one prompt.
+    """
+
+    fixed: float
+    tokens: float
+    back: float
+    encoding: float
+
+    def seconds(self, passes: Passes, back: float | None = None) -> float:
+        """Returns the seconds of a number of passes; a backward pass as long as `back` forward ones."""
+        together = max(passes.together, 1.0)
+        return (passes.forward + passes.backward * (self.back if back is None else back)) * (
+            self.fixed / together + self.tokens
+        )
+
+
+class _Probe:
+    """A few short runs of the model on the prompt, timed."""
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.spliced = context, context.spliced
+        tokens = context.task.tokens[:PROBE]
+        self.n_tokens, self.whole = len(tokens), len(context.task.tokens)
+        self.run = run_clean(self.spliced, tokens)
+        batch = torch.tensor([tokens], device=self.spliced.device)
+        readout = Readout(None, self.n_tokens)
+        copies = max(2, PROBE // 2 // self.n_tokens)
+        with torch.no_grad():
+            once, captured = _timed(self.spliced, lambda: forward(self.spliced, batch, readout))
+            several, _ = _timed(self.spliced, lambda: forward(self.spliced, batch.expand(copies, -1), readout), 1)
+            encoding, _ = _timed(self.spliced, lambda: take_apart(self.spliced, tokens, captured, readout), 1)
+
+        def both() -> None:
+            with torch.enable_grad():
+                taped = forward(self.spliced, batch, readout, leaf_embed=True)
+                assert taped.logits is not None
+                torch.autograd.grad(taped.logits.sum(), taped.embed)
+
+        there_and_back, _ = _timed(self.spliced, both, 1)
+        token = min(max((several - once) / ((copies - 1) * self.n_tokens), 0.0), once / self.n_tokens)
+        self.clock = _Clock(
+            fixed=once - token * self.n_tokens,
+            tokens=token * self.whole * self._growth(),
+            back=max(there_and_back / once - 1, 0.2),
+            encoding=encoding * self.whole / self.n_tokens,
+        )
+
+    def _growth(self) -> float:
+        """Returns how much more a token costs in the whole prompt than in what was run: attention looks further back."""
+        cfg, d_model = self.spliced.hooked.cfg, self.spliced.d_model
+        d_mlp = getattr(cfg, "d_mlp", None) or 4 * d_model
+        heads = getattr(cfg, "n_heads", 1) or 1
+        gates = 3 if getattr(cfg, "gated_mlp", False) else 2
+        weights = d_model * (4 * d_model + gates * d_mlp)
+        each = 2 * d_model + _SCORE * heads
+        return (weights + each * self.whole) / (weights + each * self.n_tokens)
+
+    def positions(self) -> tuple[Int[Tensor, "node"], ...]:
+        """Returns, by dictionary, where feature nodes are expected: where they are, and as densely in the rest."""
+        context, found = self.context, []
+        patch: Run | None = None
+        if context.baseline_name == "patch" and context.task.patch_tokens is not None:
+            patch = run_clean(self.spliced, context.task.patch_tokens[: self.n_tokens], like=self.run)
+        for number, run in enumerate(self.run.features):
+            nodes = feature_nodes(run, None if patch is None else patch.features[number].features)
+            counts = torch.bincount(nodes.positions.cpu(), minlength=self.n_tokens)
+            if context.baseline_name == "mean":
+                counts = (counts * (1 + self._references())).clamp_max(run.dictionary.d_sae)
+            mean = round(float(counts.sum()) / max(len(run.kept), 1))
+            rest = torch.full((self.whole - self.n_tokens,), mean)
+            found.append(torch.arange(self.whole).repeat_interleave(torch.cat([counts, rest])))
+        return tuple(found)
+
+    def _references(self) -> int:
+        """Returns how many reference vectors a mean at one position is taken over."""
+        reference = self.context.reference or ()
+        aligned = all(len(tokens) == self.whole for tokens in reference)
+        return len(reference) if aligned else sum(len(tokens) for tokens in reference)
+
+    def run_bytes(self) -> int:
+        """Returns the bytes of a run taken apart, prefixes included."""
+        run, each = self.run, self.run.embed.element_size()
+        growth = self.whole / self.n_tokens
+        vectors = sum(f.x_in.numel() for f in run.features) + sum(3 * s.x.numel() for s in run.sites.values())
+        prefixes = self.n_tokens * self.spliced.d_model * (1 + self.spliced.n_layers // 2)
+        active = sum(3 * f.features.values.numel() for f in run.features)
+        rows = 0
+        for f in run.features:
+            unique = min(len(f.unique) * growth, f.dictionary.d_sae)
+            rows += int(unique) * sum(d.shape[1] for d in f.decoders)
+        return int(each * ((vectors + prefixes + active) * growth + rows))
+
+
+def _timed(spliced: SplicedModel, work: Callable[[], Any], times: int = 2) -> tuple[float, Any]:
+    """Returns the seconds of the fastest of some runs, and what it gave."""
+    least, result = float("inf"), None
+    for _ in range(times):
+        _settle(spliced)
+        started = time.perf_counter()
+        result = work()
+        _settle(spliced)
+        least = min(least, time.perf_counter() - started)
+    return least, result
+
+
+def _settle(spliced: SplicedModel) -> None:
+    if spliced.device.type == "cuda":
+        torch.cuda.synchronize(spliced.device)
+
+
+class _EdgeWork:
+    """What the edges of a graph take, were its nodes spread over sites as the active features are."""
+
+    def __init__(self, prospect: Prospect, options: GraphOptions) -> None:
+        self.prospect, spliced = prospect, prospect.spliced
+        n_tokens = prospect.n_tokens
+        dropped = torch.tensor(sorted({p % n_tokens for p in options.drop_positions}), dtype=torch.long)
+        active = [int((~torch.isin(positions, dropped)).sum()) for positions in prospect.positions]
+        everything = sum(active)
+        self.targets = everything if options.max_nodes is None else min(options.max_nodes, everything)
+        share = self.targets / everything if everything else 0.0
+        self.by_dictionary = [count * share for count in active]
+        self.frozen = options.linearisation == "frozen" and spliced.hooked.dtype in (torch.float32, torch.float64)
+        tops = options.max_logits if options.targets == "logits" else 1
+        self.products, self.swept, self.leaves = Passes(), Passes(), 1 + len(spliced.written)
+        self.runs = Passes()
+        self.edges = 0
+        segments: dict[int, float] = {}
+        for number, count in enumerate(self.by_dictionary):
+            read = spliced.reads[number]
+            segment = segment_of(spliced, read)
+            depth = max(_depth(spliced, read) - segment, 0.0) / spliced.n_layers
+            swept = self.frozen and _is_swept(spliced, read)
+            self._through(count, depth, self._below(segment, read), options, swept=swept)
+            if not swept:
+                segments[segment] = max(segments.get(segment, 0.0), depth)
+        if options.error_targets:
+            self.runs += Passes(1, 1)
+            for hook in spliced.written:
+                segment = segment_of(spliced, hook)
+                depth = max(_depth(spliced, hook) - segment, 0.0) / spliced.n_layers
+                self._through(self._errors(options), depth, self._below(segment, hook), options)
+                self.runs += Passes(depth)
+        top = segment_of(spliced, prospect.task.metric.reads)
+        self.runs += Passes(tops * prospect.share(top), tops * prospect.share(top))
+        self._through(tops, 0.0, self._below(top, None), options)
+        self.runs += Passes(sum(segments.values()))
+        if self.swept.backward:
+            self.runs += Passes(1, _CHAIN)
+        self.depth = max([prospect.share(top), *segments.values()])
+
+    def _below(self, segment: int, read: str | None) -> list[str]:
+        """Returns the hook points written that act on a target directly."""
+        spliced = self.prospect.spliced
+        top = float("inf") if read is None else _depth(spliced, read)
+        found = [hook for hook in spliced.written if segment <= _depth(spliced, hook) < top]
+        return found
+
+    def _errors(self, options: GraphOptions) -> float:
+        n_tokens = self.prospect.n_tokens
+        if options.max_nodes is None or options.prune == "influence":
+            return n_tokens
+        return min(n_tokens, self.targets / max(len(self.by_dictionary), 1))
+
+    def _through(
+        self, count: float, depth: float, below: list[str], options: GraphOptions, *, swept: bool = False
+    ) -> None:
+        """Counts products of some targets through part of the model."""
+        spliced = self.prospect.spliced
+        together = products_together(spliced, self.prospect.n_tokens, len(below) + 1)
+        if count and depth:
+            products = Passes(0, count * depth, together=min(together, max(count, 1)))
+            if swept:
+                self.swept += products
+            else:
+                self.products += products
+        sources = sum(
+            self._errors(options) + sum(self.by_dictionary[number] for number, _ in spliced.writers[hook])
+            for hook in below
+        )
+        sources = sources * _REACHING + 1
+        self.edges += int(count * (sources if options.top_edges is None else min(sources, options.top_edges)))
+
+    @property
+    def passes(self) -> Passes:
+        """Forward passes, backward passes and products."""
+        return self.runs + self.products + self.swept
+
+    def seconds(self, clock: _Clock) -> float:
+        """Returns how long it takes."""
+        spliced = self.prospect.spliced
+        replaced = sum(hook.endswith(".hook_mlp_out") for hook in spliced.written)
+        swept = _SWEPT + _SWEPT_MLPS * (1 - replaced / spliced.n_layers)
+        products = clock.seconds(self.products, _PRODUCT) + clock.seconds(self.swept, swept)
+        return clock.seconds(self.runs) + products + self.edges * _EDGE_SECONDS
+
+    @property
+    def bytes(self) -> int:
+        """What is held at a time: a tape, and a block of targets with what its products read and write."""
+        prospect = self.prospect
+        tape = prospect.spliced.n_layers * layer_bytes(prospect.spliced, prospect.n_tokens)
+        longest = budget(prospect.spliced)
+        held = min(tape, 2 * longest) if self.swept.backward else min(int(tape * self.depth), longest)
+        each = BUDGET / products_together(prospect.spliced, prospect.n_tokens, self.leaves)
+        return held + int(2 * min(BUDGET, self.targets * each))
+
+
+def _measuring(prospect: Prospect, count: int) -> Passes:
+    """Returns what really ablating the strongest nodes takes at most, were they spread evenly over the sites."""
+    spliced = prospect.spliced
+    layers = [min(spliced.hooked.layer(hook) for hook in d.hook_outs) for d in spliced.dictionaries]
+    share = sum(prospect.share(prospect.start(layer)) for layer in layers) / len(layers)
+    values = Passes(1.5) if count >= 8 and prospect.n_tokens >= 4 and prospect.task.metric.reads is None else Passes()
+    together = min(max(1.0, count / len(layers)), batch_size(spliced, prospect.n_tokens))
+    return values + Passes(count * share, together=together)
+
+
+def _baseline_passes(context: Context) -> float:
+    """Returns the forward passes over the patch prompt or the reference prompts, by their length."""
+    if context.baseline_name == "patch":
+        return 1.0
+    if context.baseline_name == "mean":
+        return sum(len(tokens) for tokens in context.reference or ()) / len(context.task.tokens)
+    return 0.0
+
+
+def _dictionary_bytes(spliced: SplicedModel) -> int:
+    """Returns the bytes of converted encoders that are kept, and of the one at work."""
+    each = [d.d_in * d.d_sae * 4 for d in spliced.dictionaries]
+    return max(max(each), min(sum(each), CACHE.budget))
+
+
+def _tape_bytes(prospect: Prospect, passes: Passes) -> int:
+    """Returns the bytes of a pass's activations: on a tape, or of a batch."""
+    spliced, n_tokens = prospect.spliced, prospect.n_tokens
+    layer = layer_bytes(spliced, n_tokens)
+    whole = spliced.n_layers * layer
+    if not passes.backward:
+        return int(min(passes.together, batch_size(spliced, n_tokens)) * layer)
+    logits = len(prospect.kept) * spliced.vocabulary.d_vocab * 8
+    return (max(budget(spliced), layer) if is_long(spliced, n_tokens) else whole) + logits
+
+
+def _is_swept(spliced: SplicedModel, read: str) -> bool:
+    """Whether targets that read there join a frozen chain: it is the residual stream, or what a normalisation makes of it."""
+    part = read.removeprefix(f"blocks.{spliced.hooked.layer(read)}.")
+    return part.startswith(("hook_resid_", "ln1.", "ln2.")) or part in ("hook_mlp_in", "hook_attn_in", "mlp.hook_in")
+
+
+def _depth(spliced: SplicedModel, hook: str) -> float:
+    """Returns how far up the model a hook point is, in layers."""
+    layer = spliced.hooked.layer(hook)
+    part = hook.removeprefix(f"blocks.{layer}.")
+    if part == hook or part in (
+        "hook_resid_pre",
+        "hook_attn_in",
+        "ln1.hook_normalized",
+        "ln1.hook_out",
+        "attn.hook_in",
+    ):
+        return float(layer)
+    if part in ("hook_resid_post", "hook_mlp_out", "ln2_post.hook_out"):
+        return layer + 1.0
+    return layer + 0.35 if part.startswith(("attn.", "hook_attn")) else layer + 0.4
+
+
+def _count(passes: float) -> str:
+    return f"{passes:,.0f}" if passes >= 100 or passes == int(passes) else f"{passes:,.1f}"
+
+
+def _duration(seconds: float) -> str:
+    """Returns a time for people."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.0f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:,.1f} GB"
