@@ -16,6 +16,7 @@ from circuitsae.attribution.rules import LayerDrop
 from circuitsae.model.edits import batch_size
 from circuitsae.model.runs import EMBED
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.model.tapes import is_long
 
 _QUERIES_AND_KEYS = (".attn.hook_q", ".attn.hook_k", ".attn.q.hook_out", ".attn.k.hook_out")
 
@@ -58,14 +59,19 @@ class AtPStar:
 
             hooks.append((name, keep))
         _ = context.run  # before the modified pass, whose values differ by rounding
-        captured, value = context.linearise(hooks)
-        inputs = {**{name: captured.x_out[name] for name in spliced.written}, EMBED: captured.embed, **patterns}
         dropped = list(range(spliced.n_layers)) if options.drop and spliced.n_layers > 1 else []
+        in_pieces = _in_pieces(spliced, context.run.n_tokens, fixed)
+        captured, value = (None, None) if in_pieces else context.linearise(hooks)
         passes: list[Gradients] = []
         for layer in (None, *dropped):
             drop.layer = layer
-            found = context.backward(value, list(inputs.values()), retain=layer != (dropped or [None])[-1])
-            passes.append({name: g[0] for name, g in zip(inputs, found, strict=True)})
+            if captured is None or value is None:
+                sites, embed = context.gradients(hooks)
+                passes.append({**sites, EMBED: embed})
+            else:
+                inputs = {**{name: captured.x_out[name] for name in spliced.written}, EMBED: captured.embed, **patterns}
+                found = context.backward(value, list(inputs.values()), retain=layer != (dropped or [None])[-1])
+                passes.append({name: g[0] for name, g in zip(inputs, found, strict=True)})
             context.tick(len(passes), len(dropped) + 1, "backward passes")
 
         blocks = []
@@ -100,7 +106,13 @@ class AtPStar:
         dropped = spliced.n_layers if options.drop and spliced.n_layers > 1 else 0
         together = max(1, min(nodes, batch_size(spliced, prospect.n_tokens)))
         exact = Passes(nodes / spliced.n_layers, together=together, at_most=prospect.guessed and nodes > 0)
-        return Passes(2, 1 + dropped) + exact
+        again = dropped if _in_pieces(spliced, prospect.n_tokens, fixed) else 0
+        return Passes(2 + again, 1 + dropped) + exact
+
+
+def _in_pieces(spliced: SplicedModel, n_tokens: int, fixed: Sequence[str]) -> bool:
+    """Whether the tape is too long to be kept for all passes; patterns, which the fix wants, are on it."""
+    return is_long(spliced, n_tokens) and not fixed
 
 
 def pattern_of(spliced: SplicedModel, hook: str) -> str:

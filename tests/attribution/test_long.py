@@ -62,6 +62,7 @@ def same(found: NodeEffects, expected: NodeEffects) -> None:
         {"gradient": "frozen"},
         {"method": "relp"},
         {"method": "integrated-gradients", "steps": 3},
+        {"method": "atp-star"},
     ],
     ids=lambda o: "-".join(map(str, o.values())),
 )
