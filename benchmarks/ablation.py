@@ -29,8 +29,8 @@ from circuitsae.attribution.exact import measure_nodes
 TINY = Path(cs.__file__).parent / "presets" / "tiny" / "model"
 
 
-def gpt2_small(width: int = 4096, k: int = 50) -> cs.SplicedModel:
-    """Returns the random model with a dictionary at the end of each layer."""
+def gpt2_small(width: int = 4096, k: int = 50, points: tuple[str, ...] = ("hook_resid_post",)) -> cs.SplicedModel:
+    """Returns the random model with a dictionary at the end of each layer, or at other points of it."""
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
@@ -45,10 +45,9 @@ def gpt2_small(width: int = 4096, k: int = 50) -> cs.SplicedModel:
         model = TransformerBridge.boot_transformers(folder, hf_model=hf_model, tokenizer=tokenizer, device="cpu")
     model.requires_grad_(False)
     dictionaries = []
-    for layer in range(12):
+    for hook in (f"blocks.{layer}.{point}" for layer in range(12) for point in points):
         rows = torch.nn.functional.normalize(torch.randn(width, 768), dim=-1)
         tensors = {"W_enc": rows.T.contiguous(), "W_dec": rows, "b_enc": torch.zeros(width), "b_dec": torch.zeros(768)}
-        hook = f"blocks.{layer}.hook_resid_post"
         dictionaries.append(cs.Dictionary.from_tensors(architecture="topk", hook_in=hook, tensors=tensors, k=k))
     return cs.SplicedModel(model, dictionaries, name="random GPT-2 small")
 
