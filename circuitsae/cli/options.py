@@ -87,6 +87,13 @@ def add_attribution(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_estimate(group: Any) -> None:
+    """Adds the question what a command will cost."""
+    group.add_argument(
+        "--estimate", action="store_true", help="say what it will cost (passes, time, memory) and stop before it"
+    )
+
+
 def positive(text: str) -> int:
     """Returns a whole number of at least one."""
     value = int(text)

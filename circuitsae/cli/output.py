@@ -8,7 +8,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from circuitsae.tracing.estimates import Estimate
 
 Progress = Callable[[int, int, str], None]
 
@@ -66,6 +69,13 @@ class Console:
         first, _, rest = text.partition("\n")
         self.heading(cut(printable(first), self.width))
         self.text(rest)
+
+    def cost(self, estimate: "Estimate") -> None:
+        """Writes what something will cost."""
+        if self.as_json:
+            self.json(estimate.to_json())
+        else:
+            self.report(estimate.describe())
 
     def wrote(self, files: Sequence[Path]) -> None:
         """Says which files were written, and how large they are."""

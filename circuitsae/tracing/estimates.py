@@ -117,7 +117,8 @@ class Estimate:
             passes = f"{_count(step.forward)} forward + {_count(step.backward)} backward"
             lines.append(f"  {step.name}: {'at most ' * step.at_most}{passes}, {_duration(step.seconds)}")
         lines.append("  memory: " + ", ".join(f"{name} {_size(n)}" for name, n in self.memory.items() if n))
-        lines.append(f"  {self.features:,} features active, edges to {self.targets:,} of them at most")
+        edges = f", edges to {self.targets:,} of them at most" if self.targets else ""
+        lines.append(f"  {self.features:,} features active{edges}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
     def __str__(self) -> str:

@@ -76,6 +76,22 @@ def test_effects_in_the_terminal_in_csv_and_in_json_agree(tmp_path: Path, capsys
     assert [row["node"] for row in found["nodes"]] == shown
 
 
+@pytest.mark.parametrize("command", ["trace", "effects"])
+def test_an_estimate_is_said_in_place_of_the_work(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = [command, *QUESTION, "--method", "integrated-gradients", "--steps", "3", "--estimate"]
+    file = tmp_path / "c.json"
+    lines = _out(capsys, *question, "-o", str(file)).splitlines()
+    assert not file.exists()
+    found = json.loads(_out(capsys, *question, "--json"))
+    assert [step["name"] for step in found["steps"]] == (["effects", "edges"] if command == "trace" else ["effects"])
+    effects = found["steps"][0]
+    assert lines[0].startswith("about ")
+    assert lines[1].strip().startswith(f"effects: {effects['forward']:g} forward + {effects['backward']:g} backward, ")
+    assert found["bytes"] > 0
+
+
 def test_ablating_does_what_trace_measured(traced: Path, capsys: pytest.CaptureFixture[str]) -> None:
     circuit = Circuit.load(traced / "c.json")
     node = circuit.strongest(1)[0]

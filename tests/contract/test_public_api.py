@@ -16,6 +16,7 @@ SIGNATURES = {
     "max_nodes=256, "
     "node_threshold=None, edge_threshold=None, top_edges=None, prune='top-k', merge_pruned=False, skip_positions=None, "
     "skip_nodes=False, drop_positions=(), measure=0, reference=None, compat=None, progress=None, **method_options)",
+    "estimate": "(spliced, task, *, graph=True, **settings)",
     "trace_many": "(spliced, tasks, *, align='position', slots=None, min_count=1, progress=None, **options)",
     "aggregate": "(circuits, *, align='position', slots=None, min_count=1)",
     "compare": "(a, b, *, align='position', slots=None)",

@@ -41,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     result.add_argument(
         "--kind", nargs="+", choices=KINDS, default=["feature"], help="kinds of nodes to list (feature)"
     )
+    options.add_estimate(result)
     result.add_argument("--top", type=options.positive, default=20, metavar="N", help="rows to show (%(default)s)")
     result.add_argument(
         "-o", "--output", action="append", default=[], metavar="FILE", help="write all rows: .csv or .json; repeatable"
@@ -61,16 +62,17 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
         import circuitsae
 
-        effects = circuitsae.node_effects(
-            spliced,
-            task,
-            method=args.method,
-            baseline=args.baseline,
-            gradient=args.gradient,
-            reference=reference,
-            progress=progress,
+        settings = {
+            "method": args.method,
+            "baseline": args.baseline,
+            "gradient": args.gradient,
+            "reference": reference,
             **method_options,
-        )
+        }
+        if args.estimate:
+            console.cost(circuitsae.estimate(spliced, task, graph=False, **settings))
+            return
+        effects = circuitsae.node_effects(spliced, task, progress=progress, **settings)
     for path in args.output:
         _write(effects, args.kind, Path(path))
     strongest = effects.strongest(args.top, kinds=args.kind)

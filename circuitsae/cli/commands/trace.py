@@ -17,6 +17,7 @@ examples:
   circuitsae trace "When Mary and John went to the store, John gave a drink to" --answer " Mary" --foil " John"
   circuitsae trace "The keys to the cabinet" --answer " are" --foil " is" --measure 16 -o keys.json --html keys.html
   circuitsae trace "The keys to the cabinet" --patch "The key to the cabinet" --answer " are" --foil " is"
+  circuitsae trace "The keys to the cabinet" --answer " are" --method auto --measure 16 --estimate
   circuitsae trace "The keys to the cabinet" --answer " are" --preset tiny-transcoders --compat circuit-tracer --prune influence
 """
 
@@ -86,6 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--labels", metavar="SOURCE", help="feature labels: a file or NAME:...; the preset's own by default, or none"
     )
     result.add_argument("--html", metavar="FILE", help="write the circuit as one page that opens from disk")
+    options.add_estimate(result)
     result.add_argument("--top", type=options.positive, default=10, metavar="N", help="rows to show (%(default)s)")
 
 
@@ -106,30 +108,31 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
         import circuitsae
 
-        circuit = circuitsae.trace(
-            spliced,
-            task,
-            method=args.method,
-            baseline=args.baseline,
-            gradient=args.gradient,
-            linearisation=args.linearisation,
-            targets=args.targets,
-            logit_share=args.logit_share,
-            max_logits=args.max_logits,
-            error_targets=args.error_targets,
-            max_nodes=args.max_nodes,
-            node_threshold=args.node_threshold,
-            edge_threshold=args.edge_threshold,
-            top_edges=args.top_edges,
-            prune=None if args.prune == "none" else args.prune,
-            merge_pruned=args.merge_pruned,
-            compat=args.compat,
-            skip_nodes=args.skip_nodes,
-            measure=args.measure,
-            reference=reference,
-            progress=progress,
+        settings = {
+            "method": args.method,
+            "baseline": args.baseline,
+            "gradient": args.gradient,
+            "linearisation": args.linearisation,
+            "targets": args.targets,
+            "logit_share": args.logit_share,
+            "max_logits": args.max_logits,
+            "error_targets": args.error_targets,
+            "max_nodes": args.max_nodes,
+            "node_threshold": args.node_threshold,
+            "edge_threshold": args.edge_threshold,
+            "top_edges": args.top_edges,
+            "prune": None if args.prune == "none" else args.prune,
+            "merge_pruned": args.merge_pruned,
+            "compat": args.compat,
+            "skip_nodes": args.skip_nodes,
+            "measure": args.measure,
+            "reference": reference,
             **method_options,
-        )
+        }
+        if args.estimate:
+            console.cost(circuitsae.estimate(spliced, task, **settings))
+            return
+        circuit = circuitsae.trace(spliced, task, progress=progress, **settings)
     labelling.label(circuit, args.labels, spliced.preset, console, spliced.dictionaries)
     written = [file for path, name in outputs for file in circuit.export(path, format=name)]
     if console.as_json:
