@@ -22,6 +22,21 @@ SIGNATURES = {
     "compare": "(a, b, *, align='position', slots=None)",
     "intervene": "(spliced, task, edits, *, errors='live', attention='free', normalisation='free', direct_only=False, "
     "baseline=None, circuit=None, nodes=None, skip_positions=None)",
+    "intervene_many": "(spliced, task, choices, *, progress=None, **settings)",
+    "generate": "(spliced, prompt, edits, *, max_new_tokens=20, temperature=0.0, top_k=None, top_p=None, seed=0, "
+    "samples=1, stop_at_end=True, baseline=None, skip_positions=None, use_cache=True, progress=None)",
+    "scan_ablation": "(spliced, tasks, *, kinds=('feature', 'error'), sites=None, position=None, top=None, "
+    "method='attribution-patching', baseline=None, skip_positions=None, progress=None)",
+    "scan_activity": "(spliced, prompts, *, sites=None, position=None, errors=False, skip_positions=None)",
+    "scan_scales": "(spliced, task, node, *, scales=None, errors='live', skip_positions=None)",
+    "evaluate": "(spliced, tasks, circuit=None, *, baseline=None, errors='default', positions=None, start_layer=0, "
+    "grid=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), complement=True, minimality=0, "
+    "edges=False, tokens='keep', compare=('activation', 'random'), n_random=3, method='attribution- "
+    "patching', reference=None, skip_positions=None, seed=0, bootstrap=1000, store=None, progress=None)",
+    "learn_mask": "(spliced, tasks, size, *, steps=200, rate=0.1, batch=8, positions=False, baseline=None, errors=True, "
+    "seed=0, progress=None)",
+    "task_set": "(name, vocabulary, n=100, seed=0, *, aligned=False)",
+    "read_tasks": "(path, vocabulary, name=None)",
     "describe": "(spliced, texts, path, *, recipe=None, progress=None)",
     "open_labels": "(source, **options)",
     "label_circuit": "(circuit, store)",
