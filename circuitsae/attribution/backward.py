@@ -60,7 +60,7 @@ def differentiate(
             )
             output, seed = (readout.of(captured).sum(), None) if above is None else (captured.residuals[high], above)
         if not output.requires_grad:
-            if above is None:
+            if above is None and bounds[0] == 0:  # else what is written above the start may just not reach what is read
                 raise InputError("The metric does not depend on the model in a way that can be differentiated.")
             break
         inputs = {name: captured.x_out[name] for name in wanted if name in captured.x_out}

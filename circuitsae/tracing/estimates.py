@@ -326,7 +326,8 @@ class _EdgeWork:
         self.by_dictionary = [count * share for count in active]
         self.frozen = options.linearisation == "frozen" and spliced.hooked.dtype in (torch.float32, torch.float64)
         tops = options.max_logits if options.targets == "logits" else 1
-        self.products, self.swept, self.leaves = Passes(), Passes(), 1 + len(spliced.written)
+        self.products, self.swept = Passes(), Passes()
+        self.block = 0.0
         self.runs = Passes()
         self.edges = 0
         segments: dict[int, float] = {}
@@ -373,6 +374,7 @@ class _EdgeWork:
         spliced = self.prospect.spliced
         together = products_together(spliced, self.prospect.n_tokens, len(below) + 1)
         if count and depth:
+            self.block = max(self.block, count * 2 * BUDGET / together)
             products = Passes(0, count * depth, together=min(together, max(count, 1)))
             if swept:
                 self.swept += products
@@ -405,8 +407,7 @@ class _EdgeWork:
         tape = prospect.spliced.n_layers * layer_bytes(prospect.spliced, prospect.n_tokens)
         longest = budget(prospect.spliced)
         held = min(tape, 2 * longest) if self.swept.backward else min(int(tape * self.depth), longest)
-        each = BUDGET / products_together(prospect.spliced, prospect.n_tokens, self.leaves)
-        return held + int(2 * min(BUDGET, self.targets * each))
+        return held + int(min(2 * BUDGET, self.block))
 
 
 def _measuring(prospect: Prospect, count: int) -> Passes:

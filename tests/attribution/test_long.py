@@ -80,6 +80,13 @@ def test_a_metric_that_reads_an_activation_starts_where_it_reads(reads: str, cut
     same(effects_of(everywhere("gpt2"), metric), expected)
 
 
+def test_what_a_metric_reads_before_a_site_of_its_layer_does_not_depend_on_it() -> None:
+    metric = cs.Direction("blocks.1.hook_attn_out", torch.arange(24.0).tolist())
+    found = effects_of(everywhere("gpt2"), metric, method="integrated-gradients", steps=2)
+    moved = {b.site for b in found.blocks if len(b.effects) and bool(b.effects.any())}
+    assert "blocks.0.hook_resid_post" in moved and "blocks.1.hook_mlp_out" not in moved
+
+
 def test_a_tape_is_cut_by_its_size_and_not_through_a_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
     spliced = everywhere("gpt2")
     assert tapes.cuts(spliced, 9) == [] and not tapes.is_long(spliced, 9)

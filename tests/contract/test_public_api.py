@@ -31,7 +31,7 @@ SIGNATURES = {
     "scan_scales": "(spliced, task, node, *, scales=None, errors='live', skip_positions=None)",
     "evaluate": "(spliced, tasks, circuit=None, *, baseline=None, errors='default', positions=None, start_layer=0, "
     "grid=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), complement=True, minimality=0, "
-    "edges=False, tokens='keep', compare=('activation', 'random'), n_random=3, method='attribution- "
+    "edges=False, tokens='keep', compare=('activation', 'random'), n_random=3, method='attribution-"
     "patching', reference=None, skip_positions=None, seed=0, bootstrap=1000, store=None, progress=None)",
     "learn_mask": "(spliced, tasks, size, *, steps=200, rate=0.1, batch=8, positions=False, baseline=None, errors=True, "
     "seed=0, progress=None)",

@@ -3,70 +3,25 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from circuitsae.dictionaries import hub
 from circuitsae.dictionaries.config import parse_config
-from circuitsae.dictionaries.loaders import load_dictionary
 from circuitsae.dictionaries.loaders.places import find
 from circuitsae.dictionaries.loaders.plugin import formats as known_formats
-from circuitsae.errors import CircuitsaeError, InputError
+from circuitsae.errors import InputError
 from tests.dictionaries import formats
+from tests.dictionaries.strangers import FILES, SETTINGS, use
 
 EXAMPLES = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "search" else 50
 quick = settings(
     max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-
-FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
-    "npz": ("params.npz", lambda folder: formats.write_gemma_scope(folder / "params.npz")),
-    "packed npz": ("params.npz", lambda folder: formats.write_gemma_scope(folder / "params.npz", compressed=True)),
-    "ae.pt": ("ae.pt", lambda folder: formats.write_dictionary_learning(folder, "AutoEncoder", config={"layer": 1})),
-    "sparsify": ("sae.safetensors", formats.write_sparsify),
-    "layer": ("layer_0.safetensors", lambda folder: formats.write_transcoder_set(folder, n_layers=1)),
-    "cross-layer": ("W_enc_0.safetensors", lambda folder: formats.write_cross_layer(folder, n_layers=1)),
-    "transcoder": (
-        "final_sparse_autoencoder_x.pt",
-        lambda folder: formats.write_transcoder_circuits(folder / "final_sparse_autoencoder_x.pt"),
-    ),
-}
-SETTINGS = {
-    "sparsify": ("cfg.json", formats.write_sparsify),
-    "dictionary_learning": (
-        "config.json",
-        lambda f: formats.write_dictionary_learning(f, "AutoEncoderTopK", config={}),
-    ),
-    "circuit-tracer": ("config.yaml", lambda folder: formats.write_transcoder_set(folder, n_layers=1)),
-}
-
-
-def use(folder: Path) -> str:
-    """Loads and uses what is in a folder; returns what was said where it can't be."""
-    try:
-        for dictionary in load_dictionary(
-            folder, **({} if _names_its_hooks(folder) else {"hook_in": "blocks.0.hook_x"})
-        ):
-            x = torch.ones(2, dictionary.d_in, dtype=dictionary.dtype)
-            encoding = dictionary.encode(x)
-            dictionary.decode(encoding, x)
-            dictionary.decoder_rows(encoding.features.indices[:3])
-            dictionary.release()
-    except CircuitsaeError as error:
-        assert "\n" not in str(error) and str(error).strip()
-        return str(error)
-    return ""
-
-
-def _names_its_hooks(folder: Path) -> bool:
-    return (folder / "config.yaml").exists()
-
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
