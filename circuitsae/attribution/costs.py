@@ -25,23 +25,26 @@ class Passes:
         backward: Backward passes, or vector-Jacobian products.
         together: How many share a run of the model on the average: copies of the prompt, or products.
         at_most: Whether this is a bound, since how many it takes shows only on the way.
+        taped: How many copies of the prompt are on the tape of one backward pass.
     """
 
     forward: float = 0.0
     backward: float = 0.0
     together: float = 1.0
     at_most: bool = False
+    taped: int = 1
 
     def __add__(self, other: "Passes") -> "Passes":
         """Returns both, one after the other.
 
         Example:
             >>> Passes(2, 1) + Passes(3, together=3, at_most=True)
-            Passes(forward=5, backward=1.0, together=1.5, at_most=True)
+            Passes(forward=5, backward=1.0, together=1.5, at_most=True, taped=1)
         """
         passes, runs = self.forward + self.backward + other.forward + other.backward, self.runs + other.runs
         together, at_most = passes / runs if runs else 1.0, self.at_most or other.at_most
-        return Passes(self.forward + other.forward, self.backward + other.backward, together, at_most)
+        forward, backward = self.forward + other.forward, self.backward + other.backward
+        return Passes(forward, backward, together, at_most, max(self.taped, other.taped))
 
     @property
     def runs(self) -> float:

@@ -87,7 +87,7 @@ class IntegratedGradients:
             if reads is None or spliced.hooked.layer(reads) >= first:
                 computed = steps * prospect.share(first)
                 again = 2 if cuts(spliced, prospect.n_tokens, first, batch=size) else 1
-                found += Passes(again * computed, computed, together=steps / -(-steps // size))
+                found += Passes(again * computed, computed, together=steps / -(-steps // size), taped=size)
         return found
 
 

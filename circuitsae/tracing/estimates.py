@@ -22,9 +22,9 @@ from circuitsae.attribution.edges import BUDGET, products_together, segment_of
 from circuitsae.attribution.effects import Context, find_method
 from circuitsae.dictionaries.cache import CACHE
 from circuitsae.model.edits import batch_size
-from circuitsae.model.runs import Readout, Run, forward, run_clean, take_apart
+from circuitsae.model.runs import Readout, Run, forward, run_clean, start_layers, take_apart
 from circuitsae.model.spliced import SplicedModel
-from circuitsae.model.tapes import budget, is_long, layer_bytes
+from circuitsae.model.tapes import budget, layer_bytes
 from circuitsae.task.task import Task
 from circuitsae.tracing.options import GraphOptions
 from circuitsae.tracing.steps import prepare, trace
@@ -34,7 +34,7 @@ PROBE = 128
 
 # In forward passes of as many tokens, measured on `smollm2`: one vector-Jacobian product of a batch; one target swept down a
 # frozen chain through attention, and what MLPs that no dictionary replaces come to besides; building the chain.
-_PRODUCT, _SWEPT, _SWEPT_MLPS, _CHAIN = 1.0, 0.5, 0.8, 4.0
+_PRODUCT, _SWEPT, _SWEPT_MLPS, _CHAIN = 1.0, 0.3, 0.2, 12.0
 # Seconds and bytes that an edge takes on its way from a column to a graph.
 _EDGE_SECONDS, _EDGE_BYTES = 1.2e-5, 900
 # The share of the sources below a target that act on it: those at its position and before.
@@ -286,7 +286,7 @@ class _Probe:
         run, each = self.run, self.run.embed.element_size()
         growth = self.whole / self.n_tokens
         vectors = sum(f.x_in.numel() for f in run.features) + sum(3 * s.x.numel() for s in run.sites.values())
-        prefixes = self.n_tokens * self.spliced.d_model * (1 + self.spliced.n_layers // 2)
+        prefixes = self.n_tokens * self.spliced.d_model * (1 + len(start_layers(self.spliced, self.whole)))
         active = sum(3 * f.features.values.numel() for f in run.features)
         rows = 0
         for f in run.features:
@@ -443,7 +443,9 @@ def _tape_bytes(prospect: Prospect, passes: Passes) -> int:
     if not passes.backward:
         return int(min(passes.together, batch_size(spliced, n_tokens)) * layer)
     logits = len(prospect.kept) * spliced.vocabulary.d_vocab * 8
-    return (max(budget(spliced), layer) if is_long(spliced, n_tokens) else whole) + logits
+    # integrated gradients cut the tape of a batch as that of a long prompt is cut
+    longest = max(budget(spliced), layer * passes.taped)
+    return min(whole * passes.taped, longest) + logits
 
 
 def _is_swept(spliced: SplicedModel, read: str) -> bool:
