@@ -10,6 +10,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -78,6 +79,11 @@ class HookedModel:
     def dtype(self) -> torch.dtype:
         """The type of the model's first floating parameter."""
         return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(p.numel() * p.element_size() for p in self._parameters)
 
     def has(self, name: str) -> bool:
         """Whether the model has a hook point of that name or alias."""

@@ -18,7 +18,7 @@ def budget(spliced: SplicedModel) -> int:
 
     A longer one is cut. This decides for node effects and for edges alike.
     """
-    return max(TAPE, sum(p.numel() * p.element_size() for p in spliced.model.parameters()) // 4)
+    return max(TAPE, spliced.hooked.weight_bytes // 4)
 
 
 def layer_bytes(spliced: SplicedModel, n_tokens: int, batch: int = 1, *, mlp: bool = True) -> int:
