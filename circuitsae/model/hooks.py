@@ -67,6 +67,7 @@ class HookedModel:
         self.n_layers = len(self.model.blocks)
         self._points: Mapping[str, Any] = dict(self.model.hook_dict)
         self._parameters: list[nn.Parameter] = list(self.model.parameters())
+        self._keeping: list[Any] = [module for module in self.model.modules() if "_pattern" in vars(module)]
         self._tuple_blocks: bool | None = None
         self._forks: bool | None = None
 
@@ -249,6 +250,8 @@ class HookedModel:
                 warnings.filterwarnings("ignore", message=".*(native-autograd path|hook edited hook_scale).*")
                 yield
         finally:
+            for module in self._keeping:  # a Bridge's last attention pattern, and with it the tape that it is on
+                module._pattern = None
             for module in training:
                 module.training = True
             for parameter in trained:
