@@ -49,6 +49,10 @@ class Watch:
         return None
 
 
+# What a Bridge's modules keep of their last run, and with it the whole tape: the attention pattern; on 3.9 a norm's input.
+_LEFTOVERS = ("_pattern", "_last_input_before_norm")
+
+
 class _Stop(Exception):
     """Unwinds a forward pass once all that was asked for is there."""
 
@@ -67,7 +71,7 @@ class HookedModel:
         self.n_layers = len(self.model.blocks)
         self._points: Mapping[str, Any] = dict(self.model.hook_dict)
         self._parameters: list[nn.Parameter] = list(self.model.parameters())
-        self._keeping: list[Any] = [module for module in self.model.modules() if "_pattern" in vars(module)]
+        self._modules: list[nn.Module] = list(self.model.modules())
         self._tuple_blocks: bool | None = None
         self._forks: bool | None = None
 
@@ -250,8 +254,10 @@ class HookedModel:
                 warnings.filterwarnings("ignore", message=".*(native-autograd path|hook edited hook_scale).*")
                 yield
         finally:
-            for module in self._keeping:  # a Bridge's last attention pattern, and with it the tape that it is on
-                module._pattern = None
+            for state in map(vars, self._modules):
+                for name in _LEFTOVERS:
+                    if state.get(name) is not None:
+                        state[name] = None
             for module in training:
                 module.training = True
             for parameter in trained:
