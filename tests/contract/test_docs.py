@@ -2,13 +2,11 @@
 
 import importlib.util
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
 from circuitsae import registry
-from circuitsae.cli.main import COMMANDS, parser_of
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -31,21 +29,6 @@ def test_every_kind_of_plugin_and_every_built_in_is_explained(kind: registry.Kin
     # those of the package: pages that run as tests register some of their own
     for plugin in (plugin for plugin in registry.plugins(kind) if plugin.distribution == "circuitsae"):
         assert f"`{plugin.name}`" in page, f"docs/plugins.md does not mention {plugin.name} ({kind})"
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/plugins.md", "tests/plugin_template/README.md"])
-def test_commands_in_the_docs_parse(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in _joined(block)]
-    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("circuitsae ")]
-    assert commands
-    for _, command, *arguments in commands:
-        assert command in COMMANDS
-        parser_of(command).parse_args(arguments)
-
-
-def _joined(block: str) -> list[str]:
-    return block.replace("\\\n", " ").splitlines()
 
 
 def test_make_targets_in_readme_exist() -> None:
