@@ -1,11 +1,8 @@
 """What a stranger's file may reach: each target takes bytes and gives a result or the package's own error.
 
-Hypothesis runs them in `test_strangers_files.py`. With atheris installed, one runs by itself for as long as is wanted:
-
-    python -m tests.fuzz.targets circuit -max_total_time=600
+Hypothesis runs them in `test_strangers_files.py`, atheris one at a time for as long as is wanted (`__main__.py`).
 """
 
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -126,11 +123,3 @@ def _show(found: Circuit) -> None:
     as_html(found)
     as_csv(found)
     found.report()
-
-
-if __name__ == "__main__":
-    import atheris  # pyright: ignore[reportMissingImports]
-
-    chosen = TARGETS[sys.argv.pop(1)]
-    atheris.Setup(sys.argv, lambda data: survives(chosen, data))
-    atheris.Fuzz()

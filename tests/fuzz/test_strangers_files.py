@@ -1,8 +1,10 @@
 """Any file gives a result or the package's own error: bytes of no kind, and good files with a few things changed."""
 
-import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,53 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from circuitsae.export.circuit_tracer import as_circuit_tracer
-from circuitsae.export.tables import as_cytoscape
-from circuitsae.labels import Context, Description
-from circuitsae.labels.parquet import write_store
+from tests.fuzz.seeds import SITE, good_files
 from tests.fuzz.targets import TARGETS, survives
-from tests.synthetic import synthetic_circuit
-
-SITE = "blocks.0.hook_mlp_out"
-PRESET = b"""
-name = "mine"
-summary = "Mine"
-licence = "MIT"
-skip_positions = [0]
-memory = 1
-labels = "./labels.parquet"
-dictionaries = ["./a", "b/c"]
-[model]
-hub = "a/b"
-revision = "main"
-[[examples]]
-prompt = "a"
-answer = " b"
-"""
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """A file for each target that it reads without complaint."""
-    circuit = synthetic_circuit(seed=1, n_features=5, n_edges=12)
-    path = tmp_path_factory.mktemp("good") / "s.parquet"
-    context = Context((" a", " b"), (0.0, 1.0), 1)
-    rows = [Description(SITE, n, f"label {n}", promoted=((" x", 1.0),), contexts=(context,), histogram=(1, 2)) for n in range(5)]  # fmt: skip
-    write_store(path, rows)
-    lines = b"\n".join(json.dumps({"index": str(n), "description": f"label {n}"}).encode() for n in range(3))
-    labels = {f"{SITE}/{n}": f"label {n}" for n in range(3)}
-    return {
-        "circuit": circuit.to_json().encode(),
-        "circuit_tracer": as_circuit_tracer(circuit).encode(),
-        "cytoscape": as_cytoscape(circuit).encode(),
-        "parquet": path.read_bytes(),
-        "csv": b"node,label\n" + b"".join(f"{key},{label}\n".encode() for key, label in labels.items()),
-        "json_labels": json.dumps(labels).encode(),
-        "jsonl_labels": b"\n".join(json.dumps({"node": k, "label": v}).encode() for k, v in labels.items()),
-        "neuronpedia": gzip.compress(lines, mtime=0),
-        "neuronpedia_unpacked": lines,
-        "preset": PRESET,
-    }
+    return good_files(tmp_path_factory.mktemp("good"))
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -169,3 +132,12 @@ def tables(draw: st.DrawFn) -> bytes:
 @given(tables())
 def test_parquet_files_with_columns_of_any_type(data: bytes) -> None:
     survives(TARGETS["parquet"], data)
+
+
+@pytest.mark.parametrize("name", ["circuit", "csv", "loader_sparsify"])
+def test_atheris_runs_a_target(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris is not installed")
+    command = [sys.executable, "-m", "tests.fuzz", name, "-runs=300", f"-artifact_prefix={tmp_path}/"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Done 300 runs" in done.stderr
