@@ -5,6 +5,8 @@
 Arguments after the target's name are libFuzzer's. Targets named `loader_...` damage a dictionary's files.
 """
 
+import functools
+import importlib
 import json
 import random
 import sys
@@ -13,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import atheris  # pyright: ignore[reportMissingImports]
+atheris: Any = importlib.import_module("atheris")  # its published stubs lack half of it
 
 with atheris.instrument_imports(include=["circuitsae"]):
     from tests.dictionaries import strangers
@@ -72,8 +74,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         files = good_files(folder)
-        targets = {name: (lambda data, t=target: survives(t, data), files[name]) for name, target in TARGETS.items()}
-        targets |= loaders(folder)
+        targets = loaders(folder)
+        targets |= {name: (functools.partial(survives, target), files[name]) for name, target in TARGETS.items()}
         name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
         if name not in targets:
             sys.exit(f"Which target? {', '.join(targets)}")
