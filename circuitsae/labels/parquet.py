@@ -16,6 +16,7 @@ from typing import Any
 
 from circuitsae.errors import InputError, MissingExtraError
 from circuitsae.graph.schema import shown
+from circuitsae.labels.footer import column_sizes
 from circuitsae.labels.records import Context, Description
 
 SCHEMA = "circuitsae-labels/1"
@@ -78,6 +79,12 @@ class ParquetLabels:
         self._rows: dict[str, dict[int, int]] | None = None
         self._labels: list[str] | None = None
         self._check_footer()
+        try:
+            self._sizes = column_sizes(self.path)
+        except (ValueError, OSError) as error:
+            raise self._wrong(str(error)) from None
+        if len(self._sizes) != self._file.metadata.num_row_groups:
+            raise self._wrong("its footer counts its row groups in two ways")
         self.about = self._about()
 
     def __len__(self) -> int:
@@ -220,9 +227,9 @@ class ParquetLabels:
     def _check_group(self, number: int) -> None:
         """Refuses a row group that says it unpacks to more than the limits, before a byte of it is unpacked."""
         group = self._file.metadata.row_group(number)
-        columns = [group.column(n) for n in range(group.num_columns)]
-        size = max([group.total_byte_size, *(c.total_uncompressed_size for c in columns)], default=0)
-        values = max((c.num_values for c in columns), default=0)
+        columns = self._sizes[number]
+        size = max([group.total_byte_size, *(size for size, _ in columns)])
+        values = max((values for _, values in columns), default=0)
         if size > _LARGEST_GROUP or values > _MOST_VALUES:
             raise self._wrong(
                 f"its row group {number} unpacks to {size:,} bytes and {values:,} values a column; {_LARGEST_GROUP:,} and "

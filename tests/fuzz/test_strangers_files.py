@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from circuitsae.labels.footer import column_sizes
 from tests.fuzz.seeds import SITE, good_files
 from tests.fuzz.targets import TARGETS, survives
 
@@ -132,6 +134,31 @@ def tables(draw: st.DrawFn) -> bytes:
 @given(tables())
 def test_parquet_files_with_columns_of_any_type(data: bytes) -> None:
     survives(TARGETS["parquet"], data)
+
+
+def test_a_footer_that_contradicts_itself_does_not_end_the_process(good: dict[str, bytes]) -> None:
+    """A list of statistics gets one more number: pyarrow throws where nothing catches. Found by atheris."""
+    data = good["parquet"]
+    length = int.from_bytes(data[-8:-4], "little")
+    body, footer = data[: -8 - length], data[-8 - length : -8]
+    lists = [at for at in range(len(footer)) if footer[at] & 15 == 6 and footer[at] >> 4 in range(1, 14)]
+    assert len(lists) > 20
+    for at in lists:
+        changed = footer[:at] + bytes([footer[at] + 16, 0]) + footer[at + 1 :]
+        survives(TARGETS["parquet"], body + changed + len(changed).to_bytes(4, "little") + b"PAR1")
+
+
+@settings(max_examples=20)
+@given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=4), group=st.integers(1, 20))
+def test_sizes_in_the_footer_are_read_as_pyarrow_reads_them(counts: list[int], group: int) -> None:
+    table = pa.table({f"c{n}": [[str(k)] * (k % 3) for k in range(max(counts))] for n in range(len(counts))})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.parquet"
+        pq.write_table(table, path, row_group_size=group)
+        metadata = pq.ParquetFile(path).metadata
+        groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
+        theirs = [[g.column(n) for n in range(g.num_columns)] for g in groups]
+        assert column_sizes(path) == [[(c.total_uncompressed_size, c.num_values) for c in row] for row in theirs]
 
 
 @pytest.mark.parametrize("name", ["circuit", "csv", "loader_sparsify"])
