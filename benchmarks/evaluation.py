@@ -1,9 +1,9 @@
 """A faithfulness curve of ten sizes as a multiple of the forward passes that it consists of, measured in one run.
 
-    python -m benchmarks.evaluation [PRESET] [TASKS] > evaluation.json
+    python -m benchmarks.evaluation [PRESET] [TASKS] [REPEATS] > evaluation.json
 
 The passes are the model's own, bare, in batches as large: ten for every prompt (the curve and the empty circuit; all nodes
-are the clean run), the clean run and its baseline's. Median of three, interleaved.
+are the clean run), the clean run and its baseline's. Median of REPEATS (3), interleaved.
 """
 
 import json
@@ -17,7 +17,7 @@ import circuitsae as cs
 from circuitsae.evaluation.evaluator import GRID
 
 
-def main(preset: str, n: int) -> None:
+def main(preset: str, n: int, repeats: int = 3) -> None:
     torch.set_num_threads(1)
     spliced = cs.load(preset)
     tasks = cs.task_set("ioi", spliced, n=n, aligned=True)
@@ -25,7 +25,7 @@ def main(preset: str, n: int) -> None:
     prepared = [t.prepare(spliced.vocabulary) for t in tasks]
     ratios, seconds = [], []
     passes: dict[str, float] = {}
-    for _ in range(3):
+    for _ in range(repeats):
         start = time.perf_counter()
         found = cs.evaluate(spliced, tasks, scores, method=None, compare=(), complement=False)
         curve = time.perf_counter() - start
@@ -51,4 +51,4 @@ def main(preset: str, n: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "smollm2", int(sys.argv[2]) if len(sys.argv) > 2 else 100)
+    main(sys.argv[1] if len(sys.argv) > 1 else "smollm2", *map(int, sys.argv[2:] or ["100"]))
