@@ -79,7 +79,7 @@ def main(preset: str) -> None:
     for nodes, edges in ((300, 2000), (3000, 20_000)):
         circuit = synthetic_circuit(seed=2, n_features=nodes, n_edges=edges, d_sae=30_000)
         engine.store.add(circuit, None, pinned_as=f"bench-{nodes}")
-    shipped = engine.shipped()
+    shipped = engine.shipped
     nodes_kept = shipped.form.nodes if shipped is not None and shipped.form is not None else 256  # as the form begins
     own = launch(demo, launch_options(demo, engine))
     bare = launch(empty, {"footer_links": [], "ssr_mode": False})

@@ -41,7 +41,7 @@ def launch_options(demo: gr.Blocks, engine: Engine) -> dict[str, Any]:
             font_mono=["ui-monospace", "Consolas", "monospace"],
         ),
         "css": page_style(),
-        "head": page_head(engine.shipped()),
+        "head": page_head(engine.shipped),
         "footer_links": ["api"],
         "ssr_mode": False,
         "run_history": False,

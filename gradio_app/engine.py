@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from importlib import resources
 from typing import Any
 
@@ -41,8 +42,9 @@ class Engine:
 
     # --- circuits ---
 
+    @cached_property
     def shipped(self) -> Entry | None:
-        """Returns the circuit that is shown at first: the first preset's, else another's that ships with the app."""
+        """The circuit that is shown at first: the first preset's, else another's that ships with the app."""
         for preset in dict.fromkeys([self.settings.preset, *self.settings.presets]):
             file = resources.files("gradio_app").joinpath("circuits", f"{preset}.json")
             if file.is_file():

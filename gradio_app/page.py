@@ -27,7 +27,7 @@ def build_page(engine: Engine) -> gr.Blocks:
     """Returns the app."""
     actions = Actions(engine)
     settings = engine.settings
-    entry = engine.shipped()
+    entry = engine.shipped
     form = entry.form if entry is not None and entry.form is not None else _first_example(settings.preset)
     with gr.Blocks(title="circuitsae", analytics_enabled=False, fill_width=True) as demo:
         with gr.Row(elem_classes="ca-head"):

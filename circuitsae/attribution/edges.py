@@ -813,9 +813,7 @@ def encoder_directions(
 
 def products_together(spliced: SplicedModel, n_tokens: int, n_leaves: int, budget: int = BUDGET) -> int:
     """Returns how many vector-Jacobian products through a prompt are batched within a byte budget."""
-    cfg = spliced.hooked.cfg
-    d_mlp = getattr(cfg, "d_mlp", None) or 4 * spliced.d_model
-    heads = getattr(cfg, "n_heads", 1) or 1
+    d_mlp, heads = spliced.hooked.d_mlp, spliced.hooked.n_heads
     floats = n_tokens * (4 * d_mlp + (6 + 2 * n_leaves) * spliced.d_model + 3 * heads * n_tokens)
     return max(1, budget // (4 * floats))
 

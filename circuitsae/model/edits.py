@@ -279,9 +279,7 @@ def split_inputs(spliced: SplicedModel, wanted: bool = True) -> Iterator[None]:
 
 def batch_size(spliced: SplicedModel, n_tokens: int, budget: int = 128 * 2**20) -> int:
     """Returns how many copies of a prompt run at once within a byte budget."""
-    cfg = spliced.hooked.cfg
-    d_mlp = getattr(cfg, "d_mlp", None) or 4 * spliced.d_model
-    heads = getattr(cfg, "n_heads", 1) or 1
+    d_mlp, heads = spliced.hooked.d_mlp, spliced.hooked.n_heads
     floats = n_tokens * (3 * d_mlp + 6 * spliced.d_model + 3 * heads * n_tokens) + 2 * spliced.vocabulary.d_vocab
     return max(1, min(64, budget // (4 * floats)))
 

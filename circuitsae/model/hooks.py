@@ -86,6 +86,16 @@ class HookedModel:
         return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
 
     @cached_property
+    def n_heads(self) -> int:
+        """Attention heads of a layer; 1 where the configuration doesn't say."""
+        return getattr(self.cfg, "n_heads", 1) or 1
+
+    @cached_property
+    def d_mlp(self) -> int:
+        """Width of an MLP's inside; four times the residual stream's where the configuration doesn't say."""
+        return getattr(self.cfg, "d_mlp", None) or 4 * self.cfg.d_model
+
+    @cached_property
     def weight_bytes(self) -> int:
         """Bytes of all weights."""
         return sum(p.numel() * p.element_size() for p in self._parameters)

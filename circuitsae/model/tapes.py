@@ -26,9 +26,7 @@ def layer_bytes(spliced: SplicedModel, n_tokens: int, batch: int = 1, *, mlp: bo
 
     `mlp` says whether the MLP is on the tape; one whose output is replaced by a leaf is not.
     """
-    cfg = spliced.hooked.cfg
-    d_mlp = getattr(cfg, "d_mlp", None) or 4 * spliced.d_model
-    heads = getattr(cfg, "n_heads", 1) or 1
+    d_mlp, heads = spliced.hooked.d_mlp, spliced.hooked.n_heads
     floats = batch * n_tokens * (5 * d_mlp * mlp + 12 * spliced.d_model + heads * n_tokens)
     return floats * spliced.hooked.dtype.itemsize
 

@@ -251,12 +251,10 @@ class _Probe:
 
     def _growth(self) -> float:
         """Returns how much more a token costs in the whole prompt than in what was run: attention looks further back."""
-        cfg, d_model = self.spliced.hooked.cfg, self.spliced.d_model
-        d_mlp = getattr(cfg, "d_mlp", None) or 4 * d_model
-        heads = getattr(cfg, "n_heads", 1) or 1
-        gates = 3 if getattr(cfg, "gated_mlp", False) else 2
-        weights = d_model * (4 * d_model + gates * d_mlp)
-        each = 2 * d_model + _SCORE * heads
+        hooked, d_model = self.spliced.hooked, self.spliced.d_model
+        gates = 3 if getattr(hooked.cfg, "gated_mlp", False) else 2
+        weights = d_model * (4 * d_model + gates * hooked.d_mlp)
+        each = 2 * d_model + _SCORE * hooked.n_heads
         return (weights + each * self.whole) / (weights + each * self.n_tokens)
 
     def positions(self) -> tuple[Int[Tensor, "node"], ...]:

@@ -269,7 +269,7 @@ def test_a_card_says_what_the_store_says(engine: Engine, entry: Entry, monkeypat
 
 def test_what_ships_is_shown_before_a_model_is_loaded() -> None:
     engine = Engine(make_settings("tiny"))
-    entry = engine.shipped()
+    entry = engine.shipped
     assert entry is not None and entry.form is not None and entry.form.preset == "tiny"
     assert engine.models.status("tiny") == {"ready": False, "text": "tiny will be loaded when it is needed"}
     assert engine.store.get("shipped-tiny") is entry

@@ -1,9 +1,24 @@
 """The app in a real browser: one server for all tests, a page of its own for each."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 TIMEOUT = 60_000
+
+
+@contextmanager
+def served(preset: str) -> Iterator[tuple[str, Any]]:
+    """Serves an app of a preset; gives its address and its engine, which has loaded no model yet."""
+    from gradio_app.app import build, launch_options
+    from gradio_app.settings import make_settings
+
+    demo, engine = build(make_settings(preset))
+    options = launch_options(demo, engine)
+    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **options)
+    yield address.rstrip("/"), engine
+    demo.close(verbose=False)
 
 
 class App:

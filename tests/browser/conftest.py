@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from circuitsae.graph.circuit import Circuit
-from tests.browser.app import App
+from tests.browser.app import App, served
 from tests.browser.opened import ARGUMENTS, CHROMIUM, Opened
 from tests.synthetic import synthetic_circuit
 
@@ -55,17 +55,9 @@ def opened(open_page: Callable[..., Opened], circuit: Circuit) -> Opened:
 def app_address() -> Iterator[str]:
     """The address of an app with `tiny`, its model loaded."""
     pytest.importorskip("gradio", reason="the app needs the extra 'app'")
-    from gradio_app.app import build, launch_options
-    from gradio_app.settings import make_settings
-
-    settings = make_settings("tiny")
-    demo, engine = build(settings)
-    engine.models.spliced("tiny")
-    _, address, _ = demo.launch(
-        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options(demo, engine)
-    )
-    yield address.rstrip("/")
-    demo.close(verbose=False)
+    with served("tiny") as (address, engine):
+        engine.models.spliced("tiny")
+        yield address
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import circuitsae as cs
-from tests.browser.app import App
+from tests.browser.app import App, served
 
 pytestmark = pytest.mark.browser
 
@@ -434,19 +434,12 @@ def test_a_lost_app_is_said_and_the_page_goes_on(app: App) -> None:
 def real_app(browser: Any) -> Iterator[str]:
     """The address of an app with `smollm2`, whose model is loaded behind the page."""
     from circuitsae.presets import find_preset, is_present
-    from gradio_app.app import build, launch_options
-    from gradio_app.settings import make_settings
 
     if not is_present(find_preset("smollm2")):
         pytest.skip("smollm2's model is not fetched")
-    settings = make_settings("smollm2")
-    demo, engine = build(settings)
-    engine.models.start()
-    _, address, _ = demo.launch(
-        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options(demo, engine)
-    )
-    yield address.rstrip("/")
-    demo.close(verbose=False)
+    with served("smollm2") as (address, engine):
+        engine.models.start()
+        yield address
 
 
 @pytest.mark.smollm2
