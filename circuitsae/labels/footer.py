@@ -34,8 +34,8 @@ def column_sizes(path: Path) -> list[list[tuple[int, int]]]:
             raise ValueError("its footer is damaged")
         file.seek(end - 8 - length)
         footer = _Reader(file.read(length)).struct()
-    groups = _list(footer, _ROW_GROUPS)
-    return [[_sizes(_struct(column, _CHUNK)) for column in _list(group, _COLUMNS)] for group in groups]
+    groups = _field(footer, _ROW_GROUPS, list)
+    return [[_sizes(_field(column, _CHUNK, dict)) for column in _field(group, _COLUMNS, list)] for group in groups]
 
 
 def _sizes(chunk: dict[int, Any]) -> tuple[int, int]:
@@ -45,16 +45,9 @@ def _sizes(chunk: dict[int, Any]) -> tuple[int, int]:
     return found  # type: ignore[return-value]
 
 
-def _list(within: Any, field: int) -> list[Any]:
+def _field(within: Any, field: int, kind: type) -> Any:
     found = within.get(field) if isinstance(within, dict) else None
-    if not isinstance(found, list):
-        raise ValueError(f"its footer lacks field {field}")
-    return found
-
-
-def _struct(within: Any, field: int) -> dict[int, Any]:
-    found = within.get(field) if isinstance(within, dict) else None
-    if not isinstance(found, dict):
+    if not isinstance(found, kind):
         raise ValueError(f"its footer lacks field {field}")
     return found
 
