@@ -2,8 +2,9 @@
 
     python -m benchmarks.evaluation [PRESET] [TASKS] [REPEATS] > evaluation.json
 
-The passes are the model's own, bare, in batches as large: ten for every prompt (the curve and the empty circuit; all nodes
-are the clean run), the clean run and its baseline's. Median of REPEATS (3), interleaved.
+The passes are the model's own, bare, in batches as large: eleven for every prompt (nine sizes, the given circuit's own and
+the empty circuit; all nodes are the clean run), and two for the clean run with its baseline's. Median of REPEATS (3),
+interleaved.
 """
 
 import json
@@ -33,8 +34,8 @@ def main(preset: str, n: int, repeats: int = 3) -> None:
         start = time.perf_counter()
         with torch.no_grad():
             for task in prepared:
-                for tokens, copies in ((task.tokens, 1), (task.patch_tokens, 1), (task.tokens, len(GRID) + 1)):
-                    spliced.hooked.forward(torch.tensor([tokens]).expand(copies, -1), logits_at=[len(task.tokens) - 1])
+                for batch in ([task.tokens, task.patch_tokens], [task.tokens] * (len(GRID) + 1)):
+                    spliced.hooked.forward(torch.tensor(batch), logits_at=[len(task.tokens) - 1])
         bare = time.perf_counter() - start
         ratios.append(curve / bare)
         seconds.append(curve)

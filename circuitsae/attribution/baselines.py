@@ -10,7 +10,7 @@ from torch import Tensor
 
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.errors import InputError, UnknownNameError
-from circuitsae.model.runs import FeatureRun, Run, run_clean, sampled_products, weighted_rows
+from circuitsae.model.runs import DecoderRows, FeatureRun, Run, run_clean, sampled_products, weighted_rows
 from circuitsae.model.spliced import SplicedModel
 
 BaselineName = Literal["zero", "mean", "patch"]
@@ -63,7 +63,7 @@ class FeatureNodes:
     baselines: Float[Tensor, "node"]
     scale: Float[Tensor, "pos"] | None
     inverse: Int[Tensor, "node"]
-    decoders: tuple[Float[Tensor, "unique d_out"], ...]
+    decoders: DecoderRows
 
     def along(self, vectors: Float[Tensor, "pos d_out"], out: int = 0) -> Float[Tensor, "node"]:
         """Returns each node's decoder row, scaled as it is written, times the vector at its position."""
@@ -89,10 +89,7 @@ def feature_nodes(run: FeatureRun, baseline: SparseFeatures | None) -> FeatureNo
         )
     mine, theirs = features.union_with(baseline)
     unique, inverse = torch.unique(mine.indices, return_inverse=True)
-    if len(unique) == len(run.unique):
-        decoders = run.decoders
-    else:
-        decoders = tuple(run.dictionary.decoder_rows(unique, out).to(d) for out, d in enumerate(run.decoders))
+    decoders = run.decoders if len(unique) == len(run.unique) else DecoderRows(run.dictionary, unique, run.x_in)
     return FeatureNodes(mine.rows, mine.indices, mine.values, theirs.values, run.scale, inverse, decoders)
 
 

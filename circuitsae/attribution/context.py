@@ -14,7 +14,17 @@ from circuitsae.errors import CancelledError, InputError, UnknownNameError
 from circuitsae.model.caching import KeyValues, key_values
 from circuitsae.model.checks import freezes
 from circuitsae.model.hooks import Hook
-from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward, run_clean, start_layers, take_apart
+from circuitsae.model.runs import (
+    EMBED,
+    Captured,
+    Readout,
+    Run,
+    forward,
+    run_clean,
+    run_together,
+    start_layers,
+    take_apart,
+)
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.model.tapes import cuts, is_long
 from circuitsae.task.task import PreparedTask
@@ -56,6 +66,7 @@ class Context:
         self._progress = progress
         self.baseline_name, self.reference = baseline, reference
         self._run: Run | None = None
+        self._patch: Run | None = None  # until it has become the baseline
         self._baseline: Baseline | None = None
         self._nodes: tuple[FeatureNodes, ...] | None = None
         self._key_values: list[KeyValues | None] = []
@@ -77,14 +88,31 @@ class Context:
             self._run = run_clean(self.spliced, self.task.tokens, self.task.metric)
         return self._run
 
+    def run_together(self) -> None:
+        """Makes the clean run and that of a patch prompt that is the baseline in one batch, where memory allows.
+
+        Cheaper than one after the other, and as exact; but rounded differently than a run by itself.
+        """
+        fits = not is_long(self.spliced, len(self.task.tokens))
+        if self._run is None and self._patch_tokens is not None and fits:
+            self.passes["forward"] += 2
+            prompts = (self.task.tokens, self._patch_tokens)
+            self._run, self._patch = run_together(self.spliced, prompts, self.task.metric)
+
+    @property
+    def _patch_tokens(self) -> Sequence[int] | None:
+        """The patch prompt, where the baseline is one and not known yet."""
+        return self.task.patch_tokens if self._baseline is None and self.baseline_name == "patch" else None
+
     @property
     def baseline(self) -> Baseline:
         """What nodes are set to. The patch prompt is run when this is first asked for."""
         if self._baseline is None:
-            patch = None
-            if self.baseline_name == "patch" and self.task.patch_tokens is not None:
+            run, patch = self.run, self._patch
+            if patch is None and self._patch_tokens is not None:
                 self.passes["forward"] += 1
-                patch = run_clean(self.spliced, self.task.patch_tokens, self.task.metric, like=self.run)
+                patch = run_clean(self.spliced, self._patch_tokens, self.task.metric, like=run)
+            self._patch = None
             self._baseline = make_baseline(
                 self.spliced,
                 self.baseline_name,

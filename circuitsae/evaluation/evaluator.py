@@ -114,7 +114,15 @@ def evaluate(
         bootstrap,
     )
     request.check(circuit)
-    prompts = Prompts(spliced, tuple(tasks), baseline=baseline, reference=reference, seed=seed, progress=progress)
+    prompts = Prompts(
+        spliced,
+        tuple(tasks),
+        baseline=baseline,
+        reference=reference,
+        seed=seed,
+        together=method is None,
+        progress=progress,
+    )
     return _Evaluator(spliced, tasks, prompts, circuit, _comparisons(compare), request, store, progress).run()
 
 

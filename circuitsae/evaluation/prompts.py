@@ -34,9 +34,18 @@ class Prompt(Context):
         assert self.run.metric is not None
         return self.run.metric
 
+    def forget_rows(self) -> None:
+        """Gives decoder rows, most of what a run holds, back to be read again if they are asked for."""
+        for nodes, features in zip(self.nodes, self.run.features, strict=True):
+            nodes.decoders.forget()
+            features.decoders.forget()
+
 
 class Prompts:
     """The tasks of an evaluation. `prompts[n]` runs the model for one of them, or gives a run that is still there.
+
+    With `together`, a task and its patch prompt run in one batch. A task that a method opens is run by itself, and rounded
+    differently: where there is a method all must be, so that an evaluation that goes on gives the same table.
 
     Raises:
         UnknownNameError: There is no such baseline.
@@ -52,9 +61,10 @@ class Prompts:
         baseline: str | None = None,
         reference: Sequence[str | Sequence[int]] | None = None,
         seed: int = 0,
+        together: bool = False,
         progress: Callable[[int, int, str], object] | None = None,
     ) -> None:
-        self.spliced = spliced
+        self.spliced, self.together = spliced, together
         self.prepared = tuple(_prepared(spliced, n, task) for n, task in enumerate(tasks))
         if not self.prepared:
             raise InputError("There is no task to evaluate on; expected a task set, or a list of tasks.")
@@ -78,6 +88,8 @@ class Prompts:
         if number in self._kept:
             return self._kept[number]
         prompt = self.open(number)
+        if self.together:
+            prompt.run_together()
         _ = prompt.run, prompt.nodes
         self.close(number, prompt)
         return prompt
@@ -101,6 +113,7 @@ class Prompts:
         for kind, count in prompt.passes.items():
             self.passes[kind] += count
         prompt.passes = dict.fromkeys(prompt.passes, 0.0)
+        prompt.forget_rows()
         size = _bytes(prompt)
         if number not in self._kept and self._bytes + size <= _KEPT_BYTES:
             self._kept[number] = prompt
@@ -174,7 +187,7 @@ def _bytes(prompt: Prompt) -> int:
     """Returns about how much memory a prompt's runs hold."""
     tensors: list[Tensor] = [prompt.run.embed, prompt.run.logits]
     for nodes, features in zip(prompt.nodes, prompt.run.features, strict=True):
-        tensors += [*nodes.decoders, *features.decoders, features.x_in, nodes.positions, nodes.indices, nodes.baselines]
+        tensors += [features.x_in, features.features.values, nodes.positions, nodes.indices, nodes.baselines]
     for site in prompt.run.sites.values():
         tensors += [site.x, site.bias, site.error]
     tensors += [prefix.residual for prefix in prompt.run.prefixes.values()]

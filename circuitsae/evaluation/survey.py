@@ -49,7 +49,6 @@ def survey_prompt(prompts: Prompts, number: int, owners: Owners, method: str | N
     else:
         prompt = prompts.open(number, method)
         effects = run_method(prompt)
-        prompts.close(number, prompt)
     parts: list[tuple[Numbers, Numbers, Reals, Reals]] = []
     for owner in range(len(owners)):
         if owners.is_error(owner) and not error_nodes:
@@ -65,6 +64,7 @@ def survey_prompt(prompts: Prompts, number: int, owners: Owners, method: str | N
                 np.bincount(inverse, size, len(unique)).astype(np.float64),
             )
         )
+    prompts.close(number, prompt)
     owner, number_, effect, size = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Surveyed(owner, number_, effect, size)
 

@@ -6,6 +6,7 @@ the decoder rows of those that are active, and one error vector a site and posit
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +22,37 @@ from circuitsae.task.metrics import BoundMetric
 
 # Gathered decoder rows are multiplied in pieces of at most this many numbers, so that long prompts stay in memory.
 _CHUNK = 16_000_000
+
+
+class DecoderRows(Sequence[Tensor]):
+    """A dictionary's decoder rows of some features, `[unique d_out]` for each hook point that it writes.
+
+    They are read when asked for and kept until they are forgotten: of a run they are what takes most memory.
+    """
+
+    def __init__(self, dictionary: Dictionary, unique: Int[Tensor, "unique"], like: Tensor) -> None:
+        self._dictionary, self._unique, self._device, self._dtype = dictionary, unique, like.device, like.dtype
+        self._rows: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._dictionary.hook_outs)
+
+    @overload
+    def __getitem__(self, out: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, out: slice) -> Sequence[Tensor]: ...
+    def __getitem__(self, out: int | slice) -> Tensor | Sequence[Tensor]:
+        if isinstance(out, slice):
+            return [self[n] for n in range(len(self))[out]]
+        out = range(len(self))[out]
+        if out not in self._rows:
+            rows = self._dictionary.decoder_rows(self._unique, out)
+            self._rows[out] = rows.to(device=self._device, dtype=self._dtype)
+        return self._rows[out]
+
+    def forget(self) -> None:
+        """Gives the memory back; what is asked for later is read again."""
+        self._rows.clear()
 
 
 @dataclass(frozen=True)
@@ -45,7 +77,7 @@ class FeatureRun:
     scale: Float[Tensor, "pos"] | None
     unique: Int[Tensor, "unique"]
     inverse: Int[Tensor, "active"]
-    decoders: tuple[Float[Tensor, "unique d_out"], ...]
+    decoders: DecoderRows
 
     def along(self, vectors: Float[Tensor, "pos d_out"], out: int = 0) -> Float[Tensor, "active"]:
         """Returns each active feature's decoder row (scaled as it is written) times the vector at its position."""
@@ -179,6 +211,21 @@ class Captured:
     logits: Tensor | None
     observed: Tensor | None = None
 
+    def prompt(self, number: int) -> "Captured":
+        """Returns what is one prompt's of a batch, off the graph and in memory of its own."""
+
+        def one(x: Tensor) -> Tensor:
+            return x.detach()[number : number + 1].clone()
+
+        return Captured(
+            {key: one(x) for key, x in self.x_in.items()},
+            {key: one(x) for key, x in self.x_out.items()},
+            one(self.embed),
+            {key: one(x) for key, x in self.residuals.items()},
+            None if self.logits is None else one(self.logits),
+            None if self.observed is None else one(self.observed),
+        )
+
 
 EMBED = "hook_embed"
 
@@ -296,11 +343,28 @@ def run_clean(
     spliced: SplicedModel, tokens: Sequence[int], metric: BoundMetric | None = None, like: Run | None = None
 ) -> Run:
     """Runs one prompt and takes it apart (see `take_apart`). Cost: one forward pass, one encoding a dictionary."""
-    readout = Readout(metric, len(tokens))
-    batch = torch.tensor([list(tokens)], device=spliced.device)
+    return run_together(spliced, [tokens], metric, like)[0]
+
+
+def run_together(
+    spliced: SplicedModel,
+    prompts: Sequence[Sequence[int]],
+    metric: BoundMetric | None = None,
+    like: Run | None = None,
+) -> list[Run]:
+    """Runs prompts of one length in one batch and takes each apart, for less than one at a time takes.
+
+    Dictionaries are applied where they are in `like`, by default the first prompt's run.
+    """
+    readout = Readout(metric, len(prompts[0]))
+    batch = torch.tensor([list(tokens) for tokens in prompts], device=spliced.device)
     with torch.no_grad():
-        captured = forward(spliced, batch, readout, residuals_at=start_layers(spliced, len(tokens)))
-    return take_apart(spliced, tokens, captured, readout, like)
+        captured = forward(spliced, batch, readout, residuals_at=start_layers(spliced, readout.n_tokens))
+    found: list[Run] = []
+    for number, tokens in enumerate(prompts):
+        own = captured if len(prompts) == 1 else captured.prompt(number)
+        found.append(take_apart(spliced, tokens, own, readout, like or (found[0] if found else None)))
+    return found
 
 
 def sampled_products(
@@ -344,10 +408,7 @@ def _encode(dictionary: Dictionary, x: Tensor, kept: Tensor) -> "tuple[FeatureRu
         if scale is not None:
             scale = torch.ones(n_tokens, dtype=scale.dtype, device=scale.device).index_put_((kept,), scale)
     unique, inverse = torch.unique(features.indices, return_inverse=True)
-    decoders = tuple(
-        dictionary.decoder_rows(unique, out).to(device=x.device, dtype=x.dtype)
-        for out in range(len(dictionary.hook_outs))
-    )
+    decoders = DecoderRows(dictionary, unique, x)
     return FeatureRun(dictionary, x, kept, features, scale, unique, inverse, decoders), encoding.biases
 
 
