@@ -2,7 +2,7 @@
 
     python -m benchmarks.app [PRESET] > app.json
 
-First paint against an empty gradio page's; click to paint of a selection at 300 and 3,000 nodes; click to measured
+First paint, and the form that can be filled, against an empty gradio page's; click to paint of a selection at 300 and 3,000 nodes; click to measured
 effect against the model's own forward pass; Trace to painted circuit against the same trace by the library.
 """
 
@@ -88,10 +88,11 @@ def main(preset: str) -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         result["empty_page_seconds"] = seconds_to(browser, bare, "textarea")
         result["first_paint_ratio"] = seconds_to(browser, own, ".cw .cg-node") / result["empty_page_seconds"]
+        result["form_ratio"] = seconds_to(browser, own, "#ca-prompt textarea") / result["empty_page_seconds"]
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(300_000)
         page.goto(own)
-        page.wait_for_selector(".cw .cg-node")
+        page.wait_for_selector("#circuit-view .cw .cg-node")
         for nodes in (300, 3000):
             page.evaluate(f"CircuitApp.shown.show({{ id: 'bench-{nodes}', form: null }})")
             page.wait_for_function(f"CircuitApp.shown.shown.id === 'bench-{nodes}'")

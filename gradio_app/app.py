@@ -10,8 +10,9 @@ from starlette.middleware import Middleware
 
 from circuitsae.errors import MissingExtraError
 from gradio_app.engine import Engine
+from gradio_app.frontpage import FrontPage
 from gradio_app.page import build_page
-from gradio_app.preload import Announcer, component_files
+from gradio_app.preload import component_files
 from gradio_app.settings import Settings, make_settings
 from gradio_app.view import page_head, page_style
 
@@ -40,15 +41,14 @@ def launch_options(demo: gr.Blocks, engine: Engine) -> dict[str, Any]:
             font=["ui-sans-serif", "system-ui", "sans-serif"],
             font_mono=["ui-monospace", "Consolas", "monospace"],
         ),
-        "css": page_style(),
-        "head": page_head(engine.shipped),
+        "css": page_style(),  # again: gradio gives it precedence over its own
         "footer_links": ["api"],
         "ssr_mode": False,
         "run_history": False,
         "state_session_capacity": SESSIONS,
         "max_file_size": max(settings.upload_bytes, 1),
         "enable_monitoring": False,
-        "app_kwargs": {"middleware": [Middleware(Announcer, files=files)]},
+        "app_kwargs": {"middleware": [Middleware(FrontPage, head=page_head(engine), files=files)]},
     }
 
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
-from typing import Any
 
 _TABLE = re.compile(r"__vite__mapDeps=.*?\[(\"\./.*?)\]")
 
@@ -44,20 +43,3 @@ def link_header(files: Iterable[str]) -> str:
     """Returns the value of the header `Link` that announces files."""
     ways = {"js": "rel=modulepreload", "css": "rel=preload; as=style; crossorigin"}
     return ", ".join(f"<./assets/{name}>; {ways[name.rpartition('.')[2]]}" for name in files)
-
-
-class Announcer:
-    """ASGI middleware that adds the header to the page itself, and to nothing else."""
-
-    def __init__(self, app: Any, files: tuple[str, ...]) -> None:
-        self._app = app
-        self._header = (b"link", link_header(files).encode("latin-1"))
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def announcing(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), self._header]}
-            await send(message)
-
-        page = scope["type"] == "http" and scope["path"] == "/" and self._header[1]
-        await self._app(scope, receive, announcing if page else send)

@@ -26,21 +26,35 @@ _SCRIPTS = ("history.js", "charts.js", "workbench.js")
 _count = itertools.count(1)
 
 
-def page_head(entry: "Entry | None" = None) -> str:
-    """Returns what stands in the page's head: the drawing's script, the app's own, and the circuit shown at first."""
-    own = "\n".join(_asset(name) for name in _SCRIPTS)
-    scripts = f'{drawing_script()}(() => {{\n"use strict";\n{own}}})();\n'
-    if entry is not None:  # at hand when the page is ready for it
-        first = json.dumps({"id": entry.id, "payload": entry.payload, "colours": entry.colours})
-        scripts += "CircuitApp.first = " + first.replace("<", "\\u003c") + ";\n"
-    assert "</script" not in scripts
-    return f"<script>\n{scripts}</script>"
-
-
 @cache
 def page_style() -> str:
     """Returns the page's style sheet."""
-    return drawing_style() + _asset("app.css")
+    style = drawing_style() + _asset("app.css")
+    assert "</style" not in style
+    return style
+
+
+def page_head(engine: Engine) -> str:
+    """Returns what stands in the page's head: the scripts, the circuit shown at first, and the style that it is drawn in.
+
+    All of it is there before gradio's own scripts run, so that the circuit can be drawn while they do.
+    """
+    own = "\n".join(_asset(name) for name in _SCRIPTS)
+    scripts = f'{drawing_script()}(() => {{\n"use strict";\n{own}}})();\n'
+    entry = engine.shipped
+    if entry is not None:
+        first = json.dumps(
+            {
+                "id": entry.id,
+                "payload": entry.payload,
+                "colours": entry.colours,
+                "shown": shown_as(entry),
+                "limits": _limits(engine),
+            }
+        )
+        scripts += "CircuitApp.first = " + first.replace("<", "\\u003c") + ";\n"
+    assert "</script" not in scripts
+    return f'<style id="ca-early-style">\n{page_style()}</style>\n<script>\n{scripts}</script>'
 
 
 def circuit_view(engine: Engine, entry: "Entry | None") -> gr.HTML:
@@ -58,8 +72,12 @@ def circuit_view(engine: Engine, entry: "Entry | None") -> gr.HTML:
         overlay=None,
         measured=None,
         answer=None,
-        limits={"uploads": engine.settings.upload_bytes, "preset": engine.settings.preset},
+        limits=_limits(engine),
     )
+
+
+def _limits(engine: Engine) -> dict[str, Any]:
+    return {"uploads": engine.settings.upload_bytes, "preset": engine.settings.preset}
 
 
 def shown_as(entry: "Entry", restore: dict[str, Any] | None = None) -> dict[str, Any]:

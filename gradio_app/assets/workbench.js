@@ -34,8 +34,10 @@ class Workbench {
     this.view = null;
     this.site = "";
     this.values = "predicted";
-    this.build(element);
+    this.build();
+    this.standIn(element);
     this.listen();
+    this.hear();
     if (wire.props.shown) this.show(wire.props.shown);
     else this.say("Press Trace to see a circuit.");
     this.poll();
@@ -43,7 +45,7 @@ class Workbench {
 
   // --- building ---
 
-  build(element) {
+  build() {
     this.root = make("div", { class: "cg cw", "data-theme": "light" });
     this.question = make("p", { class: "cw-question" });
     this.status = make("span", { class: "cw-status-text" });
@@ -66,13 +68,29 @@ class Workbench {
     });
     const line = make("div", { class: "cw-status", role: "status" }, this.status, this.bar);
     this.root.append(make("div", { class: "cw-top" }, this.question, line, this.link), this.problem, this.drawing, this.strip, this.tabs, this.pane);
-    element.querySelector(".cw-mount").replaceChildren(this.root);
     const theme = () => (this.root.dataset.theme = document.body.classList.contains("dark") ? "dark" : "light");
     new MutationObserver(theme).observe(document.body, { attributes: true, attributeFilter: ["class"] });
     theme();
   }
 
-  listen() {
+  /** Moves to an element; what had the keyboard's focus keeps it. */
+  standIn(element) {
+    const focused = this.root.contains(document.activeElement) ? document.activeElement : null;
+    element.querySelector(".cw-mount").replaceChildren(this.root);
+    if (focused) focused.focus({ preventScroll: true });
+  }
+
+  /** Goes over from the wire that stood in to the real one. */
+  connect(wire) {
+    const { wire: before } = this;
+    this.wire = wire;
+    this.hear();
+    before.becomes(wire);
+    if (wire.props.shown) this.show(wire.props.shown);
+  }
+
+  /** Listens to what Python tells. */
+  hear() {
     const { watch } = this.wire;
     const heard = (name, listener) => watch(name, () => this.wire.props[name] && listener.call(this, this.wire.props[name]));
     heard("shown", this.show);
@@ -80,6 +98,9 @@ class Workbench {
     heard("overlay", this.answered);
     heard("measured", this.measuredSome);
     heard("answer", this.told);
+  }
+
+  listen() {
     this.root.addEventListener("keydown", (event) => {
       if (event.defaultPrevented || event.altKey || event.target.closest("input, select, textarea")) return;
       const key = event.key.toLowerCase();
@@ -647,11 +668,51 @@ class Workbench {
   }
 }
 
+/** Stands in for the wire until gradio's part of the page is there: what is asked until then is kept and asked then. */
+class Waiting {
+  constructor({ shown, limits }) {
+    const real = new Promise((resolve) => (this.arrived = resolve));
+    this.props = { shown, limits };
+    this.events = new Set();
+    this.server = new Proxy({}, { get: (_, name) => async (asked) => (await real).server[name](asked) });
+    this.trigger = (event) => this.events.add(event);
+    this.watch = () => {};
+  }
+
+  becomes(wire) {
+    if (this.props.value) wire.props.value = this.props.value;
+    for (const event of this.events) wire.trigger(event);
+    this.arrived(wire);
+  }
+}
+
+/** Draws the first circuit, which came with the page, while gradio's scripts are still starting. */
+function begin() {
+  const { first } = globalThis.CircuitApp;
+  const gradio = window.gradio_config || {};
+  if (!first || gradio.auth_required) return;
+  const wanted = new URLSearchParams(window.location.search).get("__theme");
+  const dark = wanted === "dark" || (wanted !== "light" && window.matchMedia("(prefers-color-scheme: dark)").matches);
+  document.body.classList.toggle("dark", dark); // as gradio will
+  const form = make("div", { class: "ca-coming ca-title" }, make("h1", { text: "circuitsae" }), make("span", {}));
+  const host = make("div", { class: "ca-early" }, form, make("div", { class: "cw-mount" }));
+  document.body.append(host);
+  const shown = (globalThis.CircuitApp.shown = new Workbench(host, new Waiting(first)));
+  shown.say("The page is starting");
+}
+
 globalThis.CircuitApp = {
   mount(element, wire) {
-    globalThis.CircuitApp.shown = new Workbench(element, wire);
+    const { shown } = globalThis.CircuitApp;
+    if (shown && shown.wire instanceof Waiting) {
+      shown.standIn(element);
+      shown.connect(wire);
+      for (const early of document.querySelectorAll(".ca-early, #ca-early-style")) early.remove();
+    } else globalThis.CircuitApp.shown = new Workbench(element, wire);
   },
   toggleDark() {
     document.body.classList.toggle("dark");
   },
 };
+// The page has been read and gradio's scripts, which are deferred, have not yet run.
+document.addEventListener("readystatechange", begin, { once: true });

@@ -36,7 +36,7 @@ class App:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self._note(request.url))
         self.page.goto(address + query)
-        self.page.wait_for_selector(".cw .cg-stage .cg-node")
+        self.page.wait_for_selector("#circuit-view .cw .cg-stage .cg-node")
         self.settle()
 
     def _hear(self, message: Any) -> None:

@@ -85,6 +85,38 @@ def test_a_damaged_link_is_said_and_the_shipped_circuit_stays(open_app: OpenApp)
     assert app.page.locator(".cg-stage .cg-feature").count() > 10
 
 
+def test_the_first_circuit_is_there_before_gradio_is_and_what_is_asked_of_it_is_not_lost(
+    browser: Any, app: App
+) -> None:
+    # The page as a slow line brings it: gradio's scripts don't come yet.
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    held: list[Any] = []
+    holding = True
+    page.route("**/assets/*.js", lambda route: held.append(route) if holding else route.continue_())
+    page.goto(app.address, wait_until="commit")
+    page.wait_for_selector(".ca-early .cw .cg-node")
+    assert page.locator("#circuit-view").count() == 0
+    top = page.locator(".cw").first.bounding_box()["y"]
+    key = page.evaluate(
+        "(() => { const { circuit } = CircuitApp.shown.view; return circuit.key[circuit.choosable[0]]; })()"
+    )
+    page.evaluate("(key) => CircuitApp.shown.view.select([key])", key)
+    page.get_by_role("button", name="Ablate", exact=True).click()
+    assert "waiting for the model" in page.locator(".cw-measured b").inner_text()
+    page.locator(".cg-stage").focus()
+    # Now they do: the circuit goes to its place, stays what it is, and is measured.
+    holding = False
+    for route in held:
+        route.continue_()
+    page.wait_for_selector("#circuit-view .cw .cg-node")
+    assert page.locator(".ca-early, #ca-early-style").count() == 0 and page.locator(".cw").count() == 1
+    page.wait_for_function("CircuitApp.shown.result", timeout=60_000)
+    assert page.evaluate("CircuitApp.shown.view.selection()[0]") == key
+    assert page.evaluate("CircuitApp.shown.root.contains(document.activeElement)")
+    assert page.locator(".cw").bounding_box()["y"] == pytest.approx(top, abs=4)
+    page.close()
+
+
 def test_several_nodes_scaled_set_and_added(app: App) -> None:
     first, second, third = app.strongest(3)
     app.node(first).click(force=True)
