@@ -33,6 +33,7 @@ from circuitsae.dictionaries.architectures import ARCHITECTURES, IDENTITY, Archi
 from circuitsae.dictionaries.cache import CACHE
 from circuitsae.dictionaries.config import SETTINGS, DictionaryConfig, check_tensors, parse_config
 from circuitsae.dictionaries.normalisation import Normalised, normalised
+from circuitsae.dictionaries.products import multiply
 from circuitsae.dictionaries.weights import MemoryWeights, Weights
 from circuitsae.errors import DictionaryError, InputError, UnknownNameError
 
@@ -453,13 +454,13 @@ class Dictionary:
             for row, block in blocks:
                 u = scratch[: block.shape[0]]
                 for start, stop, piece in self._encoder_ranges(dtype, device):
-                    torch.mm(block, piece, out=u[:, start:stop])
+                    multiply(block, piece, out=u[:, start:stop])
                 parts.append((row, 0, self._select(u, vectors)))
         else:
             for start, stop, piece in self._encoder_ranges(dtype, device):
                 here = {name: vector[start:stop] for name, vector in vectors.items()}
                 for row, block in blocks:
-                    u = torch.mm(block, piece, out=scratch[: block.shape[0], : stop - start])
+                    u = multiply(block, piece, out=scratch[: block.shape[0], : stop - start])
                     parts.append((row, start, self._select(u, here)))
         return self._assemble(parts, z)
 

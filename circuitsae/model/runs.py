@@ -11,6 +11,7 @@ from typing import overload
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.dictionaries.base import Dictionary
@@ -20,8 +21,7 @@ from circuitsae.model.spliced import OnRead, OnWrite, SplicedModel
 from circuitsae.model.tapes import is_long
 from circuitsae.task.metrics import BoundMetric
 
-# Gathered decoder rows are multiplied in pieces of at most this many numbers, so that long prompts stay in memory.
-_CHUNK = 16_000_000
+_SUM = 0  # the mode "sum" in torch's own numbering
 
 
 class DecoderRows(Sequence[Tensor]):
@@ -373,12 +373,13 @@ def sampled_products(
     table: Float[Tensor, "unique d"],
     inverse: Int[Tensor, "n"],
 ) -> Float[Tensor, "n"]:
-    """Returns `vectors[rows[k]] . table[inverse[k]]` for every k: a dense product sampled where features are active."""
-    n, d = int(rows.shape[0]), int(table.shape[1])
-    step = max(1, _CHUNK // max(d, 1))
-    if n <= step:
-        return (vectors[rows] * table[inverse]).sum(-1)
-    return torch.cat([(vectors[rows[i : i + step]] * table[inverse[i : i + step]]).sum(-1) for i in range(0, n, step)])
+    """Returns `vectors[rows[k]] . table[inverse[k]]` for every k: a dense product sampled where features are active.
+
+    Rows must ascend. This is what a sparse decode's weights get in a backward pass, for which torch has an operation that
+    gathers nothing: 2 to 10 times as fast as gathering, and no memory.
+    """
+    backward = torch.ops.aten._embedding_bag_per_sample_weights_backward
+    return backward(vectors.contiguous(), table, inverse, _starts(rows, len(vectors)), rows, _SUM, -1)
 
 
 def weighted_rows(
@@ -388,13 +389,16 @@ def weighted_rows(
     inverse: Int[Tensor, "n"],
     n_rows: int,
 ) -> Float[Tensor, "pos d"]:
-    """Returns, at every position, the sum of `weights[k] * table[inverse[k]]` over the k there: a sparse decode."""
-    result = torch.zeros(n_rows, table.shape[1], dtype=table.dtype, device=table.device)
-    step = max(1, _CHUNK // max(int(table.shape[1]), 1))
-    for i in range(0, int(rows.shape[0]), step):
-        part = slice(i, i + step)
-        result.index_add_(0, rows[part], weights[part, None] * table[inverse[part]])
-    return result
+    """Returns, at every position, the sum of `weights[k] * table[inverse[k]]` over the k there: a sparse decode.
+
+    Rows must ascend.
+    """
+    return functional.embedding_bag(inverse, table, _starts(rows, n_rows), mode="sum", per_sample_weights=weights)
+
+
+def _starts(rows: Int[Tensor, "n"], n_rows: int) -> Int[Tensor, "pos"]:
+    """Returns where each row's entries begin."""
+    return torch.searchsorted(rows, torch.arange(n_rows, device=rows.device))
 
 
 def _encode(dictionary: Dictionary, x: Tensor, kept: Tensor) -> "tuple[FeatureRun, tuple[Tensor, ...]]":

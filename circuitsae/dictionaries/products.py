@@ -1,0 +1,47 @@
+"""The product with an encoder's weights, by whichever library is fast on the processor at hand.
+
+torch multiplies by Intel's MKL, which on other makers' processors is 1.1 to 2.7 times as slow as the OpenBLAS that numpy
+brings, most of all for the few rows and wide weights of an encoder (`python -m benchmarks.products`). Which one is taken
+depends on the machine alone, so that the same run gives the same numbers.
+"""
+
+import platform
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+
+
+@torch.no_grad()
+def multiply(
+    x: Float[Tensor, "row d_in"], weights: Float[Tensor, "d_in feature"], out: Float[Tensor, "row feature"]
+) -> Float[Tensor, "row feature"]:
+    """Writes `x @ weights` to `out`, and returns it; nothing is recorded for a backward pass."""
+    blas = openblas() if x.device.type == "cpu" else None
+    if blas is None:
+        return torch.mm(x, weights, out=out)
+    with blas.limit(limits=torch.get_num_threads(), user_api="blas"):
+        np.matmul(x.detach().numpy(), weights.detach().numpy(), out=out.numpy())
+    return out
+
+
+@cache
+def openblas() -> ThreadpoolController | None:
+    """Returns what sets numpy's OpenBLAS' threads, `None` where torch's own product is to be used."""
+    if not torch.backends.mkl.is_available() or not any(maker in _processor() for maker in ("AMD", "Hygon")):
+        return None
+    found = ThreadpoolController().select(internal_api="openblas")
+    return found if found.lib_controllers else None
+
+
+def _processor() -> str:
+    """Returns the name that the processor's maker gives itself, "AuthenticAMD" say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith("vendor_id")), "")

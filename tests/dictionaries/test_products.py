@@ -1,0 +1,59 @@
+"""The encoder's product, whichever library does it."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuitsae.dictionaries import products
+
+
+@pytest.fixture(params=["this machine's", "torch's", "numpy's"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each way that some machine takes; numpy's is tried wherever numpy has an OpenBLAS."""
+    if request.param != "this machine's":
+        products.openblas.cache_clear()
+        monkeypatch.setattr(
+            products, "_processor", lambda: "AuthenticAMD" if request.param == "numpy's" else "GenuineIntel"
+        )
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+        request.addfinalizer(products.openblas.cache_clear)
+        if request.param == "torch's":
+            assert products.openblas() is None
+        elif products.openblas() is None:
+            pytest.skip("this numpy multiplies by another library than OpenBLAS")
+    return str(request.param)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("n_rows", "d_in", "start", "stop"), [(1, 7, 0, 40), (5, 16, 3, 17), (70, 33, 39, 40), (0, 4, 0, 40)]
+)
+def test_it_is_the_product_in_a_part_of_a_wider_array(
+    way: str, dtype: torch.dtype, n_rows: int, d_in: int, start: int, stop: int
+) -> None:
+    generator = torch.Generator().manual_seed(n_rows)
+    x = torch.randn(n_rows, d_in, generator=generator, dtype=dtype)
+    weights = torch.randn(d_in, 40, generator=generator, dtype=dtype).requires_grad_()
+    whole = torch.full((n_rows, 40), 7.0, dtype=dtype)
+    out = products.multiply(x, weights[:, start:stop], whole[:, start:stop])
+    expected = np.einsum("rd,df->rf", x.double().numpy(), weights.detach().double().numpy())[:, start:stop]
+    limit = 1e-5 if dtype == torch.float32 else 1e-13
+    assert np.allclose(out.numpy(), expected, rtol=limit, atol=limit)
+    assert not out.requires_grad
+    assert (whole[:, :start] == 7).all() and (whole[:, stop:] == 7).all()
+
+
+@given(st.integers(1, 4))
+def test_it_takes_as_many_threads_as_torch_and_gives_them_back(threads: int) -> None:
+    blas = products.openblas()
+    if blas is None:
+        pytest.skip("torch multiplies on this machine")
+    before, own = [lib.num_threads for lib in blas.lib_controllers], torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        products.multiply(torch.ones(2, 3), torch.ones(3, 4), torch.empty(2, 4))
+    finally:
+        torch.set_num_threads(own)
+    assert [lib.num_threads for lib in blas.lib_controllers] == before
