@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitsae.attribution.backward import differentiate
 from circuitsae.attribution.baselines import Baseline, FeatureNodes
+from circuitsae.attribution.blocks import BUDGET, Part, position_blocks, position_buckets, products_together, split
+from circuitsae.attribution.rows import EdgeBatch, ErrorTargets, FeatureTargets, Origins, Rows, Sources
 from circuitsae.attribution.sweep import Chain, build_chain, watched
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.dictionaries.base import Dictionary
@@ -32,102 +33,10 @@ from circuitsae.model.tapes import cuts, is_long, layer_bytes
 Linearisation = Literal["gradient", "frozen"]
 LINEARISATIONS: tuple[str, ...] = get_args(Linearisation)
 
-# Bytes that one block of targets may hold at a time.
-BUDGET = 96 * 2**20
 # How many times what a tape may hold the patterns of one chain may take, and the MLPs that nothing replaces.
 _CHAIN = 2
-# Positions of one swept block are at least this share of the block's longest, so that little of it is empty;
-FILL = 0.8
-# but a block of fewer rows than this is too small for the processor to be at its best.
-_FEW_ROWS = 512
-# What a pass costs whatever its length, in tokens; and the length at which attention's share is as much as the rest's.
-_CALL, _ATTENTION = 256, 2048
 # Copies of a block's state that a step through attention holds at a time.
 COPIES = 6
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The nodes that edges may come from. Numbers count the circuit's nodes.
-
-    Attributes:
-        features: By dictionary, which of its feature nodes, and their numbers.
-        errors: By hook point written, which positions, and their numbers.
-        tokens: Which positions, and their numbers.
-        bias: The bias node's number.
-    """
-
-    features: tuple[tuple[Int[Tensor, "chosen"], Int[Tensor, "chosen"]], ...]
-    errors: dict[str, tuple[Int[Tensor, "chosen"], Int[Tensor, "chosen"]]]
-    tokens: tuple[Int[Tensor, "chosen"], Int[Tensor, "chosen"]]
-    bias: int
-
-
-@dataclass(frozen=True)
-class FeatureTargets:
-    """One dictionary's features that edges may go to: all active on the prompt.
-
-    Attributes:
-        number: The dictionary.
-        positions, indices: The features.
-        totals: Their pre-activations, which the in-edges add up to.
-        slopes: The metric's derivative by their activation.
-        nodes: Their numbers in the circuit.
-    """
-
-    number: int
-    positions: Int[Tensor, "target"]
-    indices: Int[Tensor, "target"]
-    totals: Float[Tensor, "target"]
-    slopes: Float[Tensor, "target"]
-    nodes: Int[Tensor, "target"]
-
-    def __len__(self) -> int:
-        return int(self.positions.shape[0])
-
-
-@dataclass(frozen=True)
-class ErrorTargets:
-    """Error nodes of one hook point that edges may go to.
-
-    Attributes:
-        hook: The hook point.
-        positions: Where.
-        gradients: `dm/d error` there; its direction is what the error is projected on.
-        nodes: Their numbers in the circuit.
-    """
-
-    hook: str
-    positions: Int[Tensor, "target"]
-    gradients: Float[Tensor, "target d_out"]
-    nodes: Int[Tensor, "target"]
-
-    def __len__(self) -> int:
-        return int(self.positions.shape[0])
-
-
-@dataclass(frozen=True)
-class EdgeBatch:
-    """In-edges of a batch of targets, and what became of the rest. All on the CPU.
-
-    Attributes:
-        sources, targets: Node numbers, `[edge]`.
-        contributions: In units of the target's activation.
-        weights: In units of the metric.
-        target_nodes: The batch's targets.
-        totals: What each target's in-edges would add up to were all kept.
-        magnitudes: Sum of |contribution| over everything that acts on each target, kept or not, the bias included.
-        candidates: Number of edges that are not zero between the sources and the batch, kept or not.
-    """
-
-    sources: Int[Tensor, "edge"]
-    targets: Int[Tensor, "edge"]
-    contributions: Float[Tensor, "edge"]
-    weights: Float[Tensor, "edge"]
-    target_nodes: Int[Tensor, "target"]
-    totals: Float[Tensor, "target"]
-    magnitudes: Float[Tensor, "target"]
-    candidates: int
 
 
 class EdgeEngine:
@@ -174,18 +83,14 @@ class EdgeEngine:
             raise UnknownNameError("linearisation", linearisation, LINEARISATIONS)
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k is {top_k}; expected at least 1 edge a target, or None for all.")
-        self.spliced, self.run, self.nodes, self.baseline = spliced, run, nodes, baseline
-        self.readout, self.sources, self.edge_threshold, self.top_k = readout, sources, edge_threshold, top_k
+        self.spliced, self.run, self.readout, self.sources = spliced, run, readout, sources
+        self.origins = Origins(spliced, run, nodes, baseline, sources, edge_threshold, top_k)
         self.frozen, self.budget = linearisation == "frozen", budget
         self.path = "autograd"
         self._sweeps = sweep and self.frozen
         self._tape: tuple[object, _Tape] | None = None
         verify(spliced, frozen=self.frozen)
         self._extra = freezes(spliced) if self.frozen else []
-        self._offsets = [
-            torch.searchsorted(n.positions, torch.arange(run.n_tokens + 1, device=n.positions.device)).tolist()
-            for n in nodes
-        ]
 
     def metric_edges(self, node: int) -> EdgeBatch:
         """Returns the in-edges of the metric node."""
@@ -193,7 +98,7 @@ class EdgeEngine:
         reads = None if self.readout.metric is None else self.readout.metric.reads
         stretch = self._stretch(segment_of(self.spliced, reads), self.run.n_tokens, None)
         layer = self.spliced.n_layers - 1 if reads is None else self._layer(reads)
-        rows = _Rows(self, total, torch.ones_like(total), torch.tensor([node], device=total.device))
+        rows = Rows(self.origins, total, torch.ones_like(total), torch.tensor([node], device=total.device))
         self._pull(rows, stretch, [_Seed(layer, lambda tape: self.readout.of(tape.captured))])
         self._tape = None
         return rows.finish()
@@ -236,7 +141,7 @@ class EdgeEngine:
                 parts = [(t, chosen) for t, chosen in zip(found, inside, strict=True) if len(chosen)]
                 # on one tape a product costs nothing above where it starts, so each dictionary's are by themselves
                 several = [parts] if stretch.is_cut else [[part] for part in parts]
-                for block in (block for some in several for block in _split(some, self._room(stretch))):
+                for block in (block for some in several for block in split(some, self._room(stretch))):
                     size = sum(len(chosen) for _, chosen in block)
                     yield self._feature_block(stretch, block, _beat(tick, done, size, everything, "targets"))
                     done += size
@@ -246,7 +151,7 @@ class EdgeEngine:
 
     def error_edges(
         self,
-        targets: "Sequence[ErrorTargets] | None" = None,
+        targets: Sequence[ErrorTargets] | None = None,
         tick: Callable[[int, int, str], object] | None = None,
     ) -> Iterator[EdgeBatch]:
         """Yields the in-edges of error nodes, batch by batch.
@@ -281,7 +186,7 @@ class EdgeEngine:
                         tick(done, everything, "error nodes")
         self._tape = None
 
-    def error_targets(self) -> "list[ErrorTargets]":
+    def error_targets(self) -> list[ErrorTargets]:
         """Returns the error nodes among the sources as targets. Cost: one forward and one backward pass of the model."""
         hooks = [hook for hook, (positions, _) in self.sources.errors.items() if len(positions)]
         if not hooks:
@@ -392,10 +297,10 @@ class EdgeEngine:
     def _feature_block(
         self,
         stretch: "_Stretch",
-        block: "Sequence[tuple[FeatureTargets, Int[Tensor, 'chosen']]]",
+        block: Sequence[Part],
         beat: Callable[[float], None],
     ) -> EdgeBatch:
-        rows = _rows_of(self, block)
+        rows = Rows.of(self.origins, block)
         seeds, first = [], 0
         for target, chosen in block:
             number, at = target.number, target.positions[chosen]
@@ -427,7 +332,7 @@ class EdgeEngine:
                 layer = self._layer(spliced.reads[number])
                 seeds.append(_Seed(layer, lambda tape, n=number: tape.captured.x_in[n], positions, -back))
         totals = (direction * self.run.sites[target.hook].error[positions]).sum(-1)
-        rows = _Rows(self, totals, slopes, target.nodes[part])
+        rows = Rows(self.origins, totals, slopes, target.nodes[part])
         self._pull(rows, stretch, seeds, beat)
         return rows.finish()
 
@@ -455,7 +360,7 @@ class EdgeEngine:
 
     def _pull(
         self,
-        rows: "_Rows",
+        rows: Rows,
         stretch: "_Stretch",
         seeds: "Sequence[_Seed]",
         beat: Callable[[float], None] | None = None,
@@ -541,13 +446,11 @@ class EdgeEngine:
                 if len(chosen):
                     parts.append((target, chosen))
             room = max(1, self.budget // (bytes_each * high))
-            for block in _split(parts, room):
+            for block in split(parts, room):
                 yield self._swept_block(chain, block, high)
 
-    def _swept_block(
-        self, chain: Chain, block: "Sequence[tuple[FeatureTargets, Int[Tensor, 'chosen']]]", n_pos: int
-    ) -> EdgeBatch:
-        rows = _rows_of(self, block)
+    def _swept_block(self, chain: Chain, block: Sequence[Part], n_pos: int) -> EdgeBatch:
+        rows = Rows.of(self.origins, block)
         entering = []
         for t, chosen in block:
             at = t.positions[chosen]
@@ -626,143 +529,6 @@ class _Seed:
         return vectors
 
 
-class _Rows:
-    """Turns the Jacobians of a block of targets into in-edges, leaf by leaf: products with what each source writes."""
-
-    def __init__(
-        self,
-        engine: EdgeEngine,
-        totals: Float[Tensor, "target"],
-        slopes: Float[Tensor, "target"],
-        nodes: Int[Tensor, "target"],
-    ) -> None:
-        self.engine, self.totals, self.slopes, self.nodes = engine, totals, slopes, nodes
-        self.explained = torch.zeros_like(totals)
-        self.magnitudes = torch.zeros_like(totals)
-        self.candidates = 0
-        self._edges: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # source, target's row, contribution, weight
-        self._several: dict[int, Tensor] = {}  # of a dictionary that writes in several places, until all are known
-
-    def add(self, hook: str, j: Float[Tensor, "pos part d"], first: int = 0) -> None:
-        """Takes in the Jacobian of targets `first` and on at one leaf."""
-        engine = self.engine
-        if hook == EMBED:
-            base = engine.baseline.embed
-            self._vectors(j, first, engine.run.embed, base, engine.sources.tokens)
-            return
-        for number, out in engine.spliced.writers[hook]:
-            products = self._products(number, out, j)
-            if len(engine.spliced.dictionaries[number].hook_outs) == 1:
-                self._features(number, products, first)
-                continue
-            whole = self._several.get(number)
-            if whole is None:
-                whole = self._several[number] = products.new_zeros(
-                    len(self.totals), len(engine.nodes[number].positions)
-                )
-            whole[first : first + products.shape[0], : products.shape[1]] += products
-        base = None if engine.baseline.errors is None else engine.baseline.errors[hook]
-        self._vectors(j, first, engine.run.sites[hook].error, base, engine.sources.errors[hook])
-
-    def finish(self) -> EdgeBatch:
-        """Returns all in-edges, the bias node's too: what no feature, error or token carries is the constant part.
-
-        That is biases, and where the segment is not linear the constant of its first-order expansion.
-        """
-        for number, products in self._several.items():
-            self._features(number, products, 0)
-        bias = self.totals - self.explained
-        self.magnitudes += bias.abs()
-        self._keep(
-            torch.tensor([self.engine.sources.bias], device=bias.device), bias[:, None], torch.zeros_like(bias)[:, None]
-        )
-        source, row, contribution, weight = (torch.cat(c) for c in zip(*self._edges, strict=True))
-        if self.engine.top_k is not None:
-            kept = _largest_of_each(row, contribution.abs(), self.engine.top_k, source == self.engine.sources.bias)
-            source, row, contribution, weight = source[kept], row[kept], contribution[kept], weight[kept]
-        return EdgeBatch(
-            source.cpu(),
-            self.nodes[row].cpu(),
-            contribution.cpu(),
-            weight.cpu(),
-            self.nodes.cpu(),
-            self.totals.cpu(),
-            self.magnitudes.cpu(),
-            self.candidates,
-        )
-
-    def _products(self, number: int, out: int, j: Float[Tensor, "pos part d"]) -> Float[Tensor, "part node"]:
-        """Returns J . W_dec[u] for a dictionary's nodes at the positions that the Jacobian covers."""
-        nodes, offsets = self.engine.nodes[number], self.engine._offsets[number]
-        products = j.new_zeros(j.shape[1], offsets[j.shape[0]])
-        for position in range(j.shape[0]):
-            low, high = offsets[position], offsets[position + 1]
-            if low < high:
-                rows = nodes.decoders[out][nodes.inverse[low:high]]
-                torch.mm(j[position], rows.T.to(j.dtype), out=products[:, low:high])
-        if nodes.scale is not None:
-            products *= nodes.scale[nodes.positions[: products.shape[1]]]
-        return products
-
-    def _features(self, number: int, products: Float[Tensor, "part node"], first: int) -> None:
-        nodes, limit = self.engine.nodes[number], products.shape[1]
-        contributions = products * nodes.activations[:limit]
-        self._count(contributions, first)
-        chosen, numbers = self.engine.sources.features[number]
-        inside = chosen < limit
-        chosen, numbers = chosen[inside], numbers[inside]
-        change = (nodes.baselines - nodes.activations)[chosen]
-        self._keep(numbers, contributions[:, chosen], products[:, chosen] * change, first)
-
-    def _vectors(
-        self,
-        j: Float[Tensor, "pos part d"],
-        first: int,
-        vectors: Float[Tensor, "pos d"],
-        base: Float[Tensor, "pos d"] | None,
-        sources: "tuple[Int[Tensor, 'chosen'], Int[Tensor, 'chosen']]",
-    ) -> None:
-        n = j.shape[0]
-        contributions = torch.bmm(j, vectors[:n, :, None].to(j.dtype))[..., 0].T
-        changes = -contributions
-        if base is not None:
-            changes = torch.bmm(j, (base[:n] - vectors[:n])[..., None].to(j.dtype))[..., 0].T
-        self._count(contributions, first)
-        chosen, numbers = sources
-        inside = chosen < n
-        chosen, numbers = chosen[inside], numbers[inside]
-        self._keep(numbers, contributions[:, chosen], changes[:, chosen], first)
-
-    def _count(self, contributions: Float[Tensor, "part source"], first: int) -> None:
-        part = slice(first, first + contributions.shape[0])
-        self.explained[part] += contributions.sum(1)
-        self.magnitudes[part] += contributions.abs().sum(1)
-
-    def _keep(
-        self,
-        numbers: Int[Tensor, "source"],
-        contributions: Float[Tensor, "part source"],
-        weights: Float[Tensor, "part source"],
-        first: int = 0,
-    ) -> None:
-        weights = weights * self.slopes[first : first + weights.shape[0], None]
-        keep = (contributions != 0) | (weights != 0)
-        self.candidates += int(keep.sum())
-        if self.engine.edge_threshold > 0:
-            keep &= (weights.abs() >= self.engine.edge_threshold) | (numbers == self.engine.sources.bias)
-        row, column = keep.nonzero(as_tuple=True)
-        self._edges.append((numbers[column], row + first, contributions[row, column], weights[row, column]))
-
-
-def _rows_of(engine: EdgeEngine, block: "Sequence[tuple[FeatureTargets, Int[Tensor, 'chosen']]]") -> _Rows:
-    return _Rows(
-        engine,
-        torch.cat([t.totals[chosen] for t, chosen in block]),
-        torch.cat([t.slopes[chosen] for t, chosen in block]),
-        torch.cat([t.nodes[chosen] for t, chosen in block]),
-    )
-
-
 def _products(
     outputs: Sequence[tuple[Tensor, Float[Tensor, "batch ..."]]], leaves: Mapping[str, Tensor]
 ) -> dict[str, Float[Tensor, "batch ..."]]:
@@ -811,97 +577,12 @@ def encoder_directions(
         return torch.autograd.grad(value.sum(), x)[0]
 
 
-def products_together(spliced: SplicedModel, n_tokens: int, n_leaves: int, budget: int = BUDGET) -> int:
-    """Returns how many vector-Jacobian products through a prompt are batched within a byte budget."""
-    d_mlp, heads = spliced.hooked.d_mlp, spliced.hooked.n_heads
-    floats = n_tokens * (4 * d_mlp + (6 + 2 * n_leaves) * spliced.d_model + 3 * heads * n_tokens)
-    return max(1, budget // (4 * floats))
-
-
-def position_buckets(positions: Int[Tensor, "target"], n_tokens: int) -> list[tuple[int, int]]:
-    """Splits target positions into ranges `[low, high)`, each with a forward pass of `high` tokens of its own.
-
-    Nothing after a target's position acts on it, so products for early targets need only a short prompt. The ranges are
-    those for which the passes and products together cost least; a short prompt is one.
-    """
-    if n_tokens <= 16:
-        return [(0, n_tokens)]
-    counts = torch.bincount(positions)
-    ends = counts.nonzero().flatten().double().cpu().numpy() + 1
-    below = np.concatenate([[0.0], counts[counts > 0].double().cumsum(0).cpu().numpy()])
-    each = _CALL + ends + ends**2 / _ATTENTION
-    least, came_from = np.zeros(len(ends) + 1), np.zeros(len(ends), dtype=int)
-    for n in range(len(ends)):  # the cheapest way to have ranges end at the first n + 1 ends
-        cost = least[: n + 1] + (1 + below[n + 1] - below[: n + 1]) * each[n]
-        came_from[n] = cost.argmin()
-        least[n + 1] = cost[came_from[n]]
-    found: list[tuple[int, int]] = []
-    n = len(ends)
-    while n > 0:
-        start = int(came_from[n - 1])
-        found.append((int(ends[start - 1]) if start else 0, int(ends[n - 1])))
-        n = start
-    return found[::-1]
-
-
-def position_blocks(positions: Int[Tensor, "target"], room: int) -> list[tuple[int, int]]:
-    """Splits target positions into ranges `[low, high)` for `Chain.sweep`, the last positions first.
-
-    A range is narrow enough that its targets fill most of a block `high` positions long; one with very few targets takes
-    in the ones before as well, while `room` positions in all are not exceeded.
-    """
-    counts = torch.bincount(positions).tolist()
-    blocks: list[tuple[int, int]] = []
-    high = len(counts)
-    while high > 0:
-        if not counts[high - 1]:
-            high -= 1
-            continue
-        low = min(high - 1, int(high * FILL))
-        while low > 0 and sum(counts[low:high]) * high < min(room, _FEW_ROWS):
-            low -= 1
-        blocks.append((low, high))
-        high = low
-    return blocks
-
-
-def _split(
-    parts: "Sequence[tuple[FeatureTargets, Int[Tensor, 'chosen']]]", room: int
-) -> "Iterator[list[tuple[FeatureTargets, Int[Tensor, 'chosen']]]]":
-    """Cuts a list of targets into blocks of at most `room`, in order."""
-    block: list[tuple[FeatureTargets, Tensor]] = []
-    left = room
-    for target, chosen in parts:
-        while len(chosen):
-            block.append((target, chosen[:left]))
-            left -= len(block[-1][1])
-            chosen = chosen[len(block[-1][1]) :]
-            if not left:
-                yield block
-                block, left = [], room
-    if block:
-        yield block
-
-
 def _nth_of_each(groups: Int[Tensor, "n"], nth: int) -> Int[Tensor, "chosen"]:
     """Returns the places of each group's entry number `nth`, where it has so many."""
     order = groups.argsort(stable=True)
     ordered = groups[order]
     rank = torch.arange(len(groups), device=groups.device) - torch.searchsorted(ordered, ordered)
     return order[rank == nth]
-
-
-def _largest_of_each(
-    groups: Int[Tensor, "n"], sizes: Float[Tensor, "n"], count: int, always: Bool[Tensor, "n"]
-) -> Int[Tensor, "kept"]:
-    """Returns the places of each group's largest entries, and of all that are to stay in any case."""
-    order = sizes.masked_fill(always, float("inf")).argsort(descending=True, stable=True)
-    order = order[groups[order].argsort(stable=True)]
-    ordered = groups[order]
-    rank = torch.arange(len(groups), device=groups.device) - torch.searchsorted(ordered, ordered)
-    extra = torch.zeros(int(ordered.max()) + 1, dtype=rank.dtype, device=rank.device) if len(ordered) else rank
-    extra.index_add_(0, groups, always.to(rank.dtype))
-    return order[rank < count + extra[ordered]]
 
 
 def segment_of(spliced: SplicedModel, read: str | None) -> int:

@@ -12,6 +12,7 @@ from circuitsae import registry
 from circuitsae.attribution.context import GRADIENTS, Context, Gradient, Progress
 from circuitsae.attribution.nodes import NodeBlock, NodeEffects
 from circuitsae.errors import InputError
+from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.task.task import Task
 
@@ -64,6 +65,7 @@ class Method(Protocol):
         ...
 
 
+@in_own_mode
 def node_effects(
     spliced: SplicedModel,
     task: Task,

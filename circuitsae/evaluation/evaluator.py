@@ -20,6 +20,7 @@ from circuitsae.evaluation.result import COMPLEMENT, EDGES, EMPTY, FULL, KEPT, W
 from circuitsae.evaluation.store import Store
 from circuitsae.evaluation.survey import Survey, Surveyed, summarise, survey_prompt
 from circuitsae.graph.circuit import Circuit
+from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.task.sets import TaskSet
 from circuitsae.task.task import Task
@@ -30,6 +31,7 @@ GRID: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5,
 BASELINE_ORDERS = ("random", "activation", "effect")
 
 
+@in_own_mode
 def evaluate(
     spliced: SplicedModel,
     tasks: TaskSet | Sequence[Task],

@@ -17,6 +17,7 @@ from circuitsae.errors import CancelledError, InputError
 from circuitsae.evaluation.prompts import Prompt, Prompts
 from circuitsae.evaluation.ranking import NodeTable, Owners
 from circuitsae.evaluation.survey import summarise, survey_prompt
+from circuitsae.model.modes import in_own_mode
 from circuitsae.model.runs import forward
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.task.sets import TaskSet
@@ -43,6 +44,7 @@ class LearnedMask:
     about: Mapping[str, Any]
 
 
+@in_own_mode
 def learn_mask(
     spliced: SplicedModel,
     tasks: TaskSet | Sequence[Task],

@@ -14,6 +14,7 @@ from circuitsae.errors import InputError, MissingExtraError, TaskError
 from circuitsae.interventions.compiling import EditAt, compile_node, node_positions
 from circuitsae.interventions.kinds import AblateEdge, Intervention, PathPatch
 from circuitsae.model.edits import FeatureEdit, VectorEdit, live_hooks, placed
+from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.names import NodeKey
 from circuitsae.task.metrics import Logit
@@ -95,6 +96,7 @@ class Generation:
         return pandas.DataFrame(rows, columns=["sample", "run", "step", "token", "token_id", "log_prob"])
 
 
+@in_own_mode
 def generate(
     spliced: SplicedModel,
     prompt: str | Sequence[int] | Task,

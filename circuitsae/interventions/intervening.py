@@ -10,6 +10,7 @@ from circuitsae.interventions.freezing import frozen_hooks
 from circuitsae.interventions.kinds import Intervention
 from circuitsae.interventions.results import InterventionResult, result_of, spelled_out
 from circuitsae.model.edits import Edit, batch_size, edit_layer, placed, run_edited
+from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.task.task import Task
 
@@ -27,6 +28,7 @@ class Settings(TypedDict, total=False):
     skip_positions: Sequence[int] | None
 
 
+@in_own_mode
 def intervene(
     spliced: SplicedModel,
     task: Task,
@@ -82,6 +84,7 @@ def intervene(
     )[0]
 
 
+@in_own_mode
 def intervene_many(
     spliced: SplicedModel,
     task: Task,

@@ -20,6 +20,7 @@ from circuitsae.dictionaries.base import Dictionary
 from circuitsae.errors import CancelledError, InputError, TaskError
 from circuitsae.labels.parquet import ParquetLabels, require_pyarrow, write_store
 from circuitsae.labels.records import Context, Description, short_label
+from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.names import layer_of
 from circuitsae.task.vocabulary import Vocabulary
@@ -64,6 +65,7 @@ class Recipe:
             raise InputError(f"max_tokens is {self.max_tokens}; expected at least 1, or None for the whole text.")
 
 
+@in_own_mode
 def describe(
     spliced: SplicedModel,
     texts: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],

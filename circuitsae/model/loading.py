@@ -14,6 +14,7 @@ from circuitsae.dictionaries.loaders import load_dictionary
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.model import lean
 from circuitsae.model.centring import centre_writing_weights
+from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.presets.catalogue import find_preset
 from circuitsae.presets.conversion import Progress
@@ -21,6 +22,7 @@ from circuitsae.presets.fetching import fetch_from_hub, fetch_model
 from circuitsae.presets.preset import HubModel, Preset
 
 
+@in_own_mode
 def load(
     preset: str | os.PathLike[str] | Preset | None = None,
     *,

@@ -9,6 +9,7 @@ from circuitsae import names
 from circuitsae.attribution.effects import Progress, make_context, node_effects
 from circuitsae.attribution.exact import measure_nodes
 from circuitsae.errors import CancelledError, InputError
+from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.scans import plotting
 from circuitsae.scans.tables import Columns, Matrix, dataframe, matrix, short
@@ -132,6 +133,7 @@ class AblationScan:
         return plotting.scatter(self.rows, self.agreement(outliers), metric=self.metric, backend=backend)
 
 
+@in_own_mode
 def scan_ablation(
     spliced: SplicedModel,
     tasks: Task | Sequence[Task],

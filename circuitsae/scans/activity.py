@@ -7,6 +7,7 @@ from typing import Any
 from circuitsae import names
 from circuitsae.attribution.effects import make_context
 from circuitsae.errors import InputError
+from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.scans import plotting
 from circuitsae.scans.tables import Columns, Matrix, dataframe, matrix
@@ -49,6 +50,7 @@ class ActivityScan:
         return plotting.heatmap(self.matrix(by, top), title="activation", backend=backend)
 
 
+@in_own_mode
 def scan_activity(
     spliced: SplicedModel,
     prompts: str | Task | Sequence[str | Sequence[int] | Task],

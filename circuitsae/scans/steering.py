@@ -7,6 +7,7 @@ from typing import Any
 from circuitsae.attribution.effects import node_effects
 from circuitsae.errors import InputError, NodeError
 from circuitsae.interventions import Scale, intervene_many
+from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.scans import plotting
 from circuitsae.scans.tables import dataframe
@@ -69,6 +70,7 @@ class SteeringCurve:
         return plotting.curve(self, tolerance=tolerance, backend=backend)
 
 
+@in_own_mode
 def scan_scales(
     spliced: SplicedModel,
     task: Task,

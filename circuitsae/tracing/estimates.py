@@ -17,11 +17,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuitsae.attribution.baselines import feature_nodes
+from circuitsae.attribution.blocks import BUDGET, products_together
 from circuitsae.attribution.costs import Passes, Prospect, expected_passes
-from circuitsae.attribution.edges import BUDGET, products_together, segment_of
+from circuitsae.attribution.edges import segment_of
 from circuitsae.attribution.effects import Context, find_method
 from circuitsae.dictionaries.cache import CACHE
 from circuitsae.model.edits import batch_size
+from circuitsae.model.modes import in_own_mode
 from circuitsae.model.runs import Readout, Run, forward, run_clean, start_layers, take_apart
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.model.tapes import budget, layer_bytes
@@ -125,6 +127,7 @@ class Estimate:
         return self.describe()
 
 
+@in_own_mode
 def estimate(spliced: SplicedModel, task: Task, *, graph: bool = True, **settings: Any) -> Estimate:
     """Returns what `trace` with the same settings will cost: passes by step, seconds here, bytes above the model.
 

@@ -14,6 +14,7 @@ from circuitsae.graph.circuit import Circuit
 from circuitsae.graph.merging import merge_into_errors
 from circuitsae.graph.prune import Pruner
 from circuitsae.graph.schema import Graph
+from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.task.task import Task
 from circuitsae.tracing.edges import build_graph, compute_edges
@@ -50,6 +51,7 @@ def prepare(spliced: SplicedModel, task: Task, given: Mapping[str, Any], method_
     return Request(make_context(spliced, task, options=method_options, **settings), options, pruner)
 
 
+@in_own_mode
 def trace(
     spliced: SplicedModel,
     task: Task,
@@ -184,6 +186,7 @@ def trace(
     return Circuit(graph)
 
 
+@in_own_mode
 def trace_many(
     spliced: SplicedModel,
     tasks: Sequence[Task],

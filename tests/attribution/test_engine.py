@@ -8,8 +8,8 @@ from torch import Tensor
 
 import circuitsae as cs
 from circuitsae import names
-from circuitsae.attribution.edges import freezes
 from circuitsae.errors import InputError, NodeError, TaskError, UnknownNameError
+from circuitsae.model.checks import freezes
 
 Hook = Callable[..., Tensor | None]
 

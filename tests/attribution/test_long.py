@@ -9,8 +9,9 @@ import torch
 
 import circuitsae as cs
 from circuitsae.attribution import edges as edges_module
-from circuitsae.attribution.edges import EdgeBatch, FeatureTargets, position_buckets
+from circuitsae.attribution.blocks import position_buckets
 from circuitsae.attribution.effects import NodeEffects
+from circuitsae.attribution.rows import EdgeBatch, FeatureTargets
 from circuitsae.model import tapes
 from circuitsae.model.spliced import SplicedModel
 from tests.attribution.architectures import N_LAYERS, TOKENS, bridge, dictionary, with_transcoders

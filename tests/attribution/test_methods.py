@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 import circuitsae as cs
 from circuitsae.attribution.context import Context
-from circuitsae.attribution.edges import freezes
 from circuitsae.attribution.effects import NodeEffects, make_context
 from circuitsae.attribution.integrated import feeds, independent_sites, mean_gradients, quadrature
 from circuitsae.attribution.rules import LayerDrop, _SoftPattern, frozen_patterns, relevant_mlps, scaled_inputs
 from circuitsae.dictionaries.neurons import identity_dictionary
 from circuitsae.errors import InputError, UnknownNameError
+from circuitsae.model.checks import freezes
 from circuitsae.model.spliced import SplicedModel
 from tests.attribution.architectures import D_MODEL, N_LAYERS, TOKENS, bridge, dictionary
 

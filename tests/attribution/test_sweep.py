@@ -11,8 +11,9 @@ from torch import Tensor
 
 import circuitsae as cs
 from circuitsae.attribution import sweep
-from circuitsae.attribution.edges import EdgeBatch, EdgeEngine, FeatureTargets, Sources
+from circuitsae.attribution.edges import EdgeEngine
 from circuitsae.attribution.effects import make_context
+from circuitsae.attribution.rows import EdgeBatch, FeatureTargets, Sources
 from circuitsae.attribution.sweep import Chain
 from circuitsae.errors import InputError
 from circuitsae.model.checks import freezes
@@ -238,7 +239,7 @@ def test_edges_of_error_nodes_equal_finite_differences(sites: str, linearisation
     assert float(totals[nodes == node]) == pytest.approx(float(unit @ engine.run.sites[hook].error[position]), abs=1e-9)
     source = spliced.written[-2]
     chosen, numbers = engine.sources.features[1]
-    block = engine.nodes[1]
+    block = engine.origins.nodes[1]
     at = int((block.positions <= position).sum()) - 1  # an active feature at the target's position
     row = block.decoders[0][block.inverse[at]]
     patterns = {name: hook for name, hook in freezes(spliced)} if linearisation == "frozen" else {}
