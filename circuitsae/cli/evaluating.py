@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from circuitsae.task.sets import TaskSet
 
 
-def add_tasks(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+def add_tasks(parser: argparse.ArgumentParser, *, optional: bool = False, n: int = 100) -> None:
     """Adds the task set."""
     parser.add_argument(
         "tasks",
@@ -20,7 +20,7 @@ def add_tasks(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
     )
     group = parser.add_argument_group("tasks")
     group.add_argument(
-        "-n", type=options.positive, default=100, metavar="N", help="tasks to draw, or read at most (%(default)s)"
+        "-n", type=options.positive, default=n, metavar="N", help="tasks to draw, or read at most (%(default)s)"
     )
     group.add_argument("--seed", type=count, default=0, metavar="N", help="of all that is drawn (%(default)s)")
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "scan": "ablate every active node, list what is active, or scale one node, as tables and plots",
     "evaluate": "measure what a circuit is worth on a set of tasks",
     "report": "trace and evaluate a set of tasks, as one page",
+    "aggregate": "trace a set of tasks, and average the circuits",
     "tasks": "list the task sets, and their tasks in a model's own words",
     "export": "write a saved circuit in another format",
     "compare": "show what two saved circuits share and where they differ",

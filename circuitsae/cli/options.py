@@ -87,6 +87,91 @@ def add_attribution(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_graph(parser: argparse.ArgumentParser) -> None:
+    """Adds which nodes and edges there are, and which of them are kept."""
+    graph = parser.add_argument_group("graph")
+    graph.add_argument(
+        "--linearisation", default="gradient", metavar="NAME", help="of edges: gradient (default) or frozen"
+    )
+    graph.add_argument(
+        "--targets", default="metric", metavar="NAME", help="at the top: metric (default), or the next tokens' logits"
+    )
+    graph.add_argument(
+        "--logit-share",
+        type=float,
+        default=0.95,
+        metavar="P",
+        help="of logits: those that hold this probability (%(default)s)",
+    )
+    graph.add_argument(
+        "--max-logits", type=positive, default=10, metavar="N", help="of logits: at most so many (%(default)s)"
+    )
+    graph.add_argument("--error-targets", action="store_true", help="edges to error nodes, too")
+    graph.add_argument(
+        "--max-nodes", type=positive, default=256, metavar="N", help="features kept at most (%(default)s)"
+    )
+    graph.add_argument(
+        "--node-threshold", type=float, metavar="X", help="least |effect| of a node; a share where the pruner says so"
+    )
+    graph.add_argument(
+        "--edge-threshold", type=float, metavar="X", help="least |weight| of an edge; a share where the pruner says so"
+    )
+    graph.add_argument(
+        "--prune",
+        default="top-k",
+        metavar="NAME",
+        help="top-k (default), threshold, influence, another, or none for all nodes",
+    )
+    graph.add_argument(
+        "--top-edges", type=positive, metavar="N", help="strongest edges kept into each node; all by default"
+    )
+    graph.add_argument(
+        "--merge-pruned", action="store_true", help="add what pruned features did to the error nodes at their places"
+    )
+    graph.add_argument(
+        "--compat", metavar="PACKAGE", help="give another package's numbers: circuit-tracer; see docs/graphs.md"
+    )
+    graph.add_argument("--skip-nodes", action="store_true", help="offer error nodes at skipped positions as nodes too")
+    graph.add_argument(
+        "--measure", type=positive, default=0, metavar="N", help="ablate the N strongest nodes, one at a time"
+    )
+
+
+def attribution_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of `node_effects` that `add_attribution`'s options give.
+
+    Raises:
+        InputError: The file of `--reference` can't be used, or a parameter of the method can't be read.
+    """
+    return {
+        "method": args.method,
+        "baseline": args.baseline,
+        "gradient": args.gradient,
+        "reference": reference_of(args),
+        **method_options(args),
+    }
+
+
+def graph_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of `trace` that `add_graph`'s options give."""
+    return {
+        "linearisation": args.linearisation,
+        "targets": args.targets,
+        "logit_share": args.logit_share,
+        "max_logits": args.max_logits,
+        "error_targets": args.error_targets,
+        "max_nodes": args.max_nodes,
+        "node_threshold": args.node_threshold,
+        "edge_threshold": args.edge_threshold,
+        "top_edges": args.top_edges,
+        "prune": None if args.prune == "none" else args.prune,
+        "merge_pruned": args.merge_pruned,
+        "compat": args.compat,
+        "skip_nodes": args.skip_nodes,
+        "measure": args.measure,
+    }
+
+
 def add_estimate(group: Any) -> None:
     """Adds the question what a command will cost."""
     group.add_argument(

@@ -53,8 +53,7 @@ def aggregate(
     """
     circuits = list(circuits)
     alignment = align_circuits(circuits, align, slots)
-    if not 1 <= min_count <= len(circuits):
-        raise InputError(f"min_count is {min_count}; expected from 1 to the number of circuits, {len(circuits)}.")
+    check_min_count(min_count, len(circuits))
     _check_metrics(circuits)
     nodes: dict[str, list[Attributes]] = {}
     edges: dict[tuple[str, str], list[Attributes]] = {}
@@ -80,6 +79,16 @@ def aggregate(
         "edge_candidates": len(edges),
     }
     return Circuit(graph)
+
+
+def check_min_count(min_count: int, n_circuits: int) -> None:
+    """Says when no node could be in so many circuits.
+
+    Raises:
+        InputError: It is less than one, or more than there are circuits.
+    """
+    if not 1 <= min_count <= n_circuits:
+        raise InputError(f"min_count is {min_count}; expected from 1 to the number of circuits, {n_circuits}.")
 
 
 def collapse(

@@ -47,34 +47,44 @@ def align_circuits(circuits: Sequence[Circuit], align: str, slots: Sequence[Sequ
         UnknownNameError: There is no such alignment.
         InputError: There are no circuits, they are of different models or dictionaries, or can't be aligned so.
     """
-    if align not in ALIGNMENTS:
-        raise UnknownNameError("alignment", align, ALIGNMENTS)
     if not circuits:
         raise InputError("No circuit was given; expected at least one.")
-    if slots is not None and align != "template":
-        raise InputError(f"slots are for align='template'; align={align!r} was given.")
+    texts = [] if align == "sum" else [_tokens(circuit) for circuit in circuits]
+    lengths = [len(found) for found in texts]
+    check_alignment(align, lengths, slots)
     _check_comparable(circuits)
     if align == "sum":
         return Alignment(None, None)
-    texts = [_tokens(circuit) for circuit in circuits]
-    lengths = [len(found) for found in texts]
     if align == "position":
-        if len(set(lengths)) > 1:
-            raise InputError(
-                f"The circuits' prompts have from {min(lengths)} to {max(lengths)} tokens; expected one length. Align them "
-                "by template, or sum over positions ('sum')."
-            )
         common = tuple(_joined(column) for column in zip(*texts, strict=True))
         return Alignment(tuple(tuple(range(n)) for n in lengths), common)
     if slots is None:
         return _by_common_tokens(texts)
-    if [len(row) for row in slots] != lengths:
-        raise InputError(
-            f"slots has {[len(row) for row in slots]} names; expected one a token of each prompt, {lengths}."
-        )
     number: dict[str, int] = {}
     places = tuple(tuple(number.setdefault(name, len(number)) for name in row) for row in slots)
     return Alignment(places, tuple(number))
+
+
+def check_alignment(align: str, lengths: Sequence[int], slots: Sequence[Sequence[str]] | None = None) -> None:
+    """Says before there are circuits what would be wrong with aligning those of prompts of these lengths.
+
+    Raises:
+        UnknownNameError: There is no such alignment.
+        InputError: Prompts of several lengths by position, or slots that don't fit.
+    """
+    if align not in ALIGNMENTS:
+        raise UnknownNameError("alignment", align, ALIGNMENTS)
+    if slots is not None and align != "template":
+        raise InputError(f"slots are for align='template'; align={align!r} was given.")
+    if align == "position" and len(set(lengths)) > 1:
+        raise InputError(
+            f"The circuits' prompts have from {min(lengths)} to {max(lengths)} tokens; expected one length. Align them "
+            "by template, or sum over positions ('sum')."
+        )
+    if slots is not None and [len(row) for row in slots] != list(lengths):
+        raise InputError(
+            f"slots has {[len(row) for row in slots]} names; expected one a token of each prompt, {list(lengths)}."
+        )
 
 
 def _by_common_tokens(texts: Sequence[Sequence[str]]) -> Alignment:

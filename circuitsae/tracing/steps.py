@@ -7,9 +7,9 @@ from typing import Any
 from circuitsae import names, registry
 from circuitsae.attribution.effects import Context, Progress, Settings, make_context, run_method
 from circuitsae.attribution.exact import measure_nodes
-from circuitsae.errors import CancelledError
-from circuitsae.graph.aggregation import aggregate
-from circuitsae.graph.alignment import Align
+from circuitsae.errors import CancelledError, InputError
+from circuitsae.graph.aggregation import aggregate, check_min_count
+from circuitsae.graph.alignment import Align, check_alignment
 from circuitsae.graph.circuit import Circuit
 from circuitsae.graph.merging import merge_into_errors
 from circuitsae.graph.prune import Pruner
@@ -209,6 +209,11 @@ def trace_many(
     Raises:
         InputError: There are no tasks, or they can't be aligned so.
     """
+    if not tasks:
+        raise InputError("There is no task; expected at least one.")
+    # What can't be put together is said before the work is done.
+    check_min_count(min_count, len(tasks))
+    check_alignment(align, [len(task.prepare(spliced.vocabulary).tokens) for task in tasks], slots)
     circuits: list[Circuit] = []
     for done, task in enumerate(tasks):
         if progress is not None and progress(done, len(tasks), "tasks") is False:

@@ -166,8 +166,21 @@ def test_many_tasks_are_the_mean_of_each(spliced: cs.SplicedModel) -> None:
     assert mean.graph.graph["metric_value"] == pytest.approx(sum(c.graph.graph["metric_value"] for c in each) / 2)
     with pytest.raises(CancelledError, match="after 1 of 2 tasks"):
         cs.trace_many(spliced, tasks, max_nodes=20, progress=lambda done, total, what: done < 1)
-    with pytest.raises(InputError, match="No circuit"):
+    with pytest.raises(InputError, match="There is no task"):
         cs.trace_many(spliced, [])
+
+
+def test_what_can_not_be_put_together_is_said_before_anything_is_traced(
+    spliced: cs.SplicedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("circuitsae.tracing.steps.trace", lambda *args, **options: pytest.fail("it was traced"))
+    tasks = [cs.Task(prompt, metric=PLURAL) for prompt in ("The keys to the cabinet", "The old keys")]
+    with pytest.raises(InputError, match="from 4 to 6 tokens"):
+        cs.trace_many(spliced, tasks)
+    with pytest.raises(InputError, match="min_count is 3"):
+        cs.trace_many(spliced, tasks, align="sum", min_count=3)
+    with pytest.raises(InputError, match="slots has"):
+        cs.trace_many(spliced, tasks, align="template", slots=[["a"], ["b"]])
 
 
 @pytest.mark.parametrize(

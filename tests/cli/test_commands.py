@@ -92,6 +92,33 @@ def test_an_estimate_is_said_in_place_of_the_work(
     assert found["bytes"] > 0
 
 
+def test_a_set_of_tasks_is_one_circuit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import circuitsae as cs
+
+    spliced = cs.load("tiny")
+    tasks = cs.task_set("ioi", spliced, 3, aligned=True)
+    file = tmp_path / "joint.json"
+    options = ["--preset", "tiny", "-n", "3", "--max-nodes", "16", "--min-count", "2"]
+    text = _out(capsys, "aggregate", "ioi", *options, "-o", str(file))
+    found, expected = Circuit.load(file), cs.trace_many(spliced, tuple(tasks), max_nodes=16, min_count=2)
+    assert set(found) == set(expected)
+    for key, data in expected.graph.nodes(data=True):
+        assert found[key].get("effect") == data.get("effect")
+        assert found[key].get("effect_std") == data.get("effect_std")
+    assert "mean over 3 prompts" in text
+    # Prompts of several lengths have no positions in common.
+    rows = (
+        ["The old keys", "The old key", " are", " is"],
+        ["The keys to the cabinet", "The key to the cabinet", " are", " is"],
+    )
+    table = tmp_path / "tasks.jsonl"
+    table.write_text(
+        "\n".join(json.dumps(dict(zip(("clean", "patch", "answer", "foil"), row, strict=True))) for row in rows)
+    )
+    joint = Circuit.from_json(_out(capsys, "aggregate", str(table), "--preset", "tiny", "--max-nodes", "8", "--json"))
+    assert joint.features and not any("@" in key for key in joint.features)
+
+
 def test_ablating_does_what_trace_measured(traced: Path, capsys: pytest.CaptureFixture[str]) -> None:
     circuit = Circuit.load(traced / "c.json")
     node = circuit.strongest(1)[0]
@@ -170,6 +197,11 @@ _NODE = "blocks.1.hook_resid_post/3@2"
             "No preset is called 'tinny'; did you mean 'tiny'",
         ),
         (["trace", PROMPT, "--preset", "tiny"], "The metric 'logit' needs --answer"),
+        (["aggregate", "ioi", "--preset", "tiny", "-n", "3", "--min-count", "4"], "min_count is 4; expected from 1 to"),
+        (
+            ["aggregate", "ioi", "--preset", "tiny", "--align", "positions"],
+            "No alignment is called 'positions'; did you",
+        ),
         (["trace", PROMPT, "--preset", "tiny", "--answer", " are is"], "The answer ' are is' is 2 tokens"),
         (["trace", *QUESTION, "--metric", "logit-dif"], "did you mean 'logit-diff'"),
         (["trace", *QUESTION, "--method", "attribution"], "did you mean 'attribution-patching'"),

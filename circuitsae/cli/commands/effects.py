@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         if Path(path).suffix not in (".csv", ".json"):
             raise InputError(f"The file name {path!r} tells no format; expected it to end in .csv or .json.")
         options.check_writable(path)
-    reference, method_options = options.reference_of(args), options.method_options(args)
+    settings = options.attribution_settings(args)
     models.start_torch(args)
     task = options.task_of(args)
     with console.progress() as progress:
@@ -62,13 +62,6 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
         import circuitsae
 
-        settings = {
-            "method": args.method,
-            "baseline": args.baseline,
-            "gradient": args.gradient,
-            "reference": reference,
-            **method_options,
-        }
         if args.estimate:
             console.cost(circuitsae.estimate(spliced, task, graph=False, **settings))
             return

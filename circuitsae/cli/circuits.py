@@ -1,0 +1,63 @@
+"""What the commands that trace do with their circuit: label it, write it, show it."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from circuitsae.cli import labelling, options
+from circuitsae.cli.output import Console
+
+if TYPE_CHECKING:
+    from circuitsae.graph.circuit import Circuit
+    from circuitsae.model.spliced import SplicedModel
+
+Outputs = list[tuple[str, str]]
+"""Files and the formats to write them in."""
+
+
+def add_result(parser: argparse.ArgumentParser) -> Any:
+    """Adds where the circuit goes; returns the group."""
+    result = parser.add_argument_group("result")
+    result.add_argument(
+        "-o",
+        "--output",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="write the circuit; format by suffix; repeatable",
+    )
+    result.add_argument(
+        "--labels", metavar="SOURCE", help="feature labels: a file or NAME:...; the preset's own by default, or none"
+    )
+    result.add_argument("--html", metavar="FILE", help="write the circuit as one page that opens from disk")
+    result.add_argument("--top", type=options.positive, default=10, metavar="N", help="rows to show (%(default)s)")
+    return result
+
+
+def outputs_of(args: argparse.Namespace) -> Outputs:
+    """Returns the files to write, before there is anything to be written.
+
+    Raises:
+        InputError: One can't be written.
+        UnknownNameError: A suffix is no format's.
+    """
+    from circuitsae.graph.circuit import exporter_for
+
+    outputs = [(path, exporter_for(path).name) for path in args.output]
+    if args.html:
+        outputs.append((args.html, "html"))
+    for path, _ in outputs:
+        options.check_writable(path)
+    return outputs
+
+
+def give(
+    circuit: "Circuit", args: argparse.Namespace, outputs: Outputs, spliced: "SplicedModel", console: Console
+) -> None:
+    """Labels the circuit, writes its files and shows it."""
+    labelling.label(circuit, args.labels, spliced.preset, console, spliced.dictionaries)
+    written = [file for path, name in outputs for file in circuit.export(path, format=name)]
+    if console.as_json:
+        console.print(circuit.to_json().rstrip())
+    else:
+        console.report(circuit.report(args.top))
+    console.wrote(written)

@@ -1,0 +1,63 @@
+"""`circuitsae aggregate`: the circuits of a set of tasks as one, with how far they spread."""
+
+import argparse
+
+from circuitsae.cli import circuits, evaluating, models, options
+from circuitsae.cli.output import Console
+
+DESCRIPTION = """\
+Traces every task of a set and averages the circuits. Every number is a mean over the tasks, zero where a task's circuit
+lacks the node; on each node and edge stand the number of circuits that have it and the standard deviation over all.
+"""
+
+EXAMPLES = """\
+examples:
+  circuitsae aggregate ioi -n 20 -o ioi.json --html ioi.html
+  circuitsae aggregate agreement-rc -n 30 --align template --min-count 10
+  circuitsae aggregate tasks.csv --align sum --max-nodes 100 -o tasks.json
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.description, parser.epilog = DESCRIPTION, EXAMPLES
+    evaluating.add_tasks(parser, n=20)
+    options.add_model(parser)
+    options.add_attribution(parser)
+    options.add_graph(parser)
+    joint = parser.add_argument_group("aggregation")
+    joint.add_argument(
+        "--align",
+        metavar="HOW",
+        help="nodes are the same by position (default where all prompts have one length), by template (the tokens that "
+        "all share, and what lies between), or sum (a feature's positions are one node; default elsewhere)",
+    )
+    joint.add_argument(
+        "--min-count",
+        type=options.positive,
+        default=1,
+        metavar="N",
+        help="leave out nodes of fewer circuits (%(default)s)",
+    )
+    circuits.add_result(parser)
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Traces, averages, writes, shows."""
+    outputs = circuits.outputs_of(args)
+    settings = options.attribution_settings(args) | options.graph_settings(args)
+    models.start_torch(args)
+    with console.progress() as progress:
+        spliced = models.spliced_of(args, console, progress)
+        tasks = evaluating.task_set_of(args, spliced, aligned=args.align in (None, "position"))
+        for problem in tasks.problems:
+            console.note(problem)
+
+        import circuitsae
+
+        lengths = {len(task.prepare(spliced.vocabulary).tokens) for task in tasks}
+        align = args.align or ("position" if len(lengths) == 1 else "sum")
+        circuit = circuitsae.trace_many(
+            spliced, tuple(tasks), align=align, min_count=args.min_count, progress=progress, **settings
+        )
+    circuits.give(circuit, args, outputs, spliced, console)
