@@ -6,6 +6,7 @@ depends on the machine alone, so that the same run gives the same numbers.
 """
 
 import platform
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import torch
 from jaxtyping import Float
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
+
+_THREADS = threading.Lock()
 
 
 @torch.no_grad()
@@ -24,7 +27,8 @@ def multiply(
     blas = openblas() if x.device.type == "cpu" else None
     if blas is None:
         return torch.mm(x, weights, out=out)
-    with blas.limit(limits=torch.get_num_threads(), user_api="blas"):
+    # The number of threads is the library's, not the caller's: whoever changes it is alone until it is back.
+    with _THREADS, blas.limit(limits=torch.get_num_threads(), user_api="blas"):
         np.matmul(x.detach().numpy(), weights.detach().numpy(), out=out.numpy())
     return out
 

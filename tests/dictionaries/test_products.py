@@ -1,5 +1,7 @@
 """The encoder's product, whichever library does it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -56,4 +58,21 @@ def test_it_takes_as_many_threads_as_torch_and_gives_them_back(threads: int) -> 
         products.multiply(torch.ones(2, 3), torch.ones(3, 4), torch.empty(2, 4))
     finally:
         torch.set_num_threads(own)
+    assert [lib.num_threads for lib in blas.lib_controllers] == before
+
+
+def test_callers_in_several_threads_leave_the_librarys_threads_alone() -> None:
+    blas = products.openblas()
+    if blas is None:
+        pytest.skip("torch multiplies on this machine")
+    before = [lib.num_threads for lib in blas.lib_controllers]
+    x, weights = torch.ones(8, 64), torch.ones(64, 512)
+
+    def work(n: int) -> float:
+        for _ in range(20):
+            out = products.multiply(x, weights, torch.empty(8, 512))
+        return float(out.sum())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(work, range(8))) == {8 * 64 * 512.0}
     assert [lib.num_threads for lib in blas.lib_controllers] == before
