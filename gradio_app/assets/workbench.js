@@ -699,6 +699,9 @@ function begin() {
   document.body.append(host);
   const shown = (globalThis.CircuitApp.shown = new Workbench(host, new Waiting(first)));
   shown.say("The page is starting");
+  setTimeout(() => {
+    if (shown.wire instanceof Waiting) shown.complain("The rest of the page has not come: the connection may be lost.", () => window.location.reload());
+  }, PATIENCE);
 }
 
 globalThis.CircuitApp = {

@@ -117,6 +117,20 @@ def test_the_first_circuit_is_there_before_gradio_is_and_what_is_asked_of_it_is_
     page.close()
 
 
+def test_a_page_whose_rest_does_not_come_says_so(browser: Any, app: App) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.clock.install()
+    page.route("**/assets/*.js", lambda route: route.abort())
+    page.goto(app.address, wait_until="commit")
+    page.wait_for_selector(".ca-early .cw .cg-node")
+    page.clock.fast_forward(31_000)
+    assert "has not come" in page.get_by_role("alert").inner_text()
+    page.unroute("**/assets/*.js")
+    page.get_by_role("button", name="Try again").click()
+    page.wait_for_selector("#circuit-view .cw .cg-node")
+    page.close()
+
+
 def test_several_nodes_scaled_set_and_added(app: App) -> None:
     first, second, third = app.strongest(3)
     app.node(first).click(force=True)
