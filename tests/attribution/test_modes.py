@@ -14,7 +14,8 @@ def _effects(spliced: cs.SplicedModel, task: cs.Task) -> Any:
 
 
 def _circuit(spliced: cs.SplicedModel, task: cs.Task) -> Any:
-    return cs.trace(spliced, task, max_nodes=12, method="auto").to_json()
+    circuit = cs.trace(spliced, task, max_nodes=12, method="auto")
+    return [*circuit.graph.nodes(data=True)], [*circuit.graph.edges(data=True)]
 
 
 def _changed(spliced: cs.SplicedModel, task: cs.Task) -> Any:
