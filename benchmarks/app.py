@@ -2,8 +2,9 @@
 
     python -m benchmarks.app [PRESET] > app.json
 
-First paint, and the form that can be filled, against an empty gradio page's; click to paint of a selection at 300 and 3,000 nodes; click to measured
-effect against the model's own forward pass; Trace to painted circuit against the same trace by the library.
+First paint, and the form that can be filled, against an empty gradio page's; click to paint of a selection at 300 and
+3,000 nodes; click to measured effect against the model's own forward pass; Trace to painted circuit against the same
+trace by the library.
 """
 
 import json

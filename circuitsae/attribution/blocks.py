@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from circuitsae.attribution.rows import FeatureTargets
+from circuitsae.attribution.rows import Part
 from circuitsae.model.spliced import SplicedModel
 
 # Bytes that one block of targets may hold at a time.
@@ -18,9 +18,6 @@ FILL = 0.8
 _FEW_ROWS = 512
 # What a pass costs whatever its length, in tokens; and the length at which attention's share is as much as the rest's.
 _CALL, _ATTENTION = 256, 2048
-
-Part = tuple[FeatureTargets, Int[Tensor, "chosen"]]
-"""Some of a dictionary's targets."""
 
 
 def products_together(spliced: SplicedModel, n_tokens: int, n_leaves: int, budget: int = BUDGET) -> int:

@@ -101,8 +101,8 @@ class Context:
 
     @property
     def _patch_tokens(self) -> Sequence[int] | None:
-        """The patch prompt, where the baseline is one and not known yet."""
-        return self.task.patch_tokens if self._baseline is None and self.baseline_name == "patch" else None
+        """The patch prompt, where the baseline is one."""
+        return self.task.patch_tokens if self.baseline_name == "patch" else None
 
     @property
     def baseline(self) -> Baseline:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from circuitsae.attribution.backward import differentiate
 from circuitsae.attribution.baselines import Baseline, FeatureNodes
-from circuitsae.attribution.blocks import BUDGET, Part, position_blocks, position_buckets, products_together, split
-from circuitsae.attribution.rows import EdgeBatch, ErrorTargets, FeatureTargets, Origins, Rows, Sources
+from circuitsae.attribution.blocks import BUDGET, position_blocks, position_buckets, products_together, split
+from circuitsae.attribution.rows import EdgeBatch, ErrorTargets, FeatureTargets, Origins, Part, Rows, Sources
 from circuitsae.attribution.sweep import Chain, build_chain, watched
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.dictionaries.base import Dictionary
@@ -83,7 +83,7 @@ class EdgeEngine:
             raise UnknownNameError("linearisation", linearisation, LINEARISATIONS)
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k is {top_k}; expected at least 1 edge a target, or None for all.")
-        self.spliced, self.run, self.readout, self.sources = spliced, run, readout, sources
+        self.spliced, self.run, self.readout = spliced, run, readout
         self.origins = Origins(spliced, run, nodes, baseline, sources, edge_threshold, top_k)
         self.frozen, self.budget = linearisation == "frozen", budget
         self.path = "autograd"
@@ -188,7 +188,7 @@ class EdgeEngine:
 
     def error_targets(self) -> list[ErrorTargets]:
         """Returns the error nodes among the sources as targets. Cost: one forward and one backward pass of the model."""
-        hooks = [hook for hook, (positions, _) in self.sources.errors.items() if len(positions)]
+        hooks = [hook for hook, (positions, _) in self.origins.sources.errors.items() if len(positions)]
         if not hooks:
             return []
         at = cuts(self.spliced, self.run.n_tokens)
@@ -196,7 +196,7 @@ class EdgeEngine:
         found = differentiate(self.spliced, self.run.tokens[None], self.readout, hooks, residuals)
         targets = []
         for hook in hooks:
-            positions, numbers = self.sources.errors[hook]
+            positions, numbers = self.origins.sources.errors[hook]
             error = self.run.sites[hook].error
             gradient = found[hook][0].to(error.dtype) if hook in found else torch.zeros_like(error)
             targets.append(ErrorTargets(hook, positions, gradient[positions], numbers))

@@ -53,6 +53,10 @@ class FeatureTargets:
         return int(self.positions.shape[0])
 
 
+Part = tuple[FeatureTargets, Int[Tensor, "chosen"]]
+"""Some of a dictionary's targets."""
+
+
 @dataclass(frozen=True)
 class ErrorTargets:
     """Error nodes of one hook point that edges may go to.
@@ -154,7 +158,7 @@ class Rows:
         self._several: dict[int, Tensor] = {}  # of a dictionary that writes in several places, until all are known
 
     @classmethod
-    def of(cls, origins: Origins, block: "Sequence[tuple[FeatureTargets, Int[Tensor, 'chosen']]]") -> "Rows":
+    def of(cls, origins: Origins, block: Sequence[Part]) -> "Rows":
         """Returns the rows of a block of feature targets."""
         return cls(
             origins,

@@ -14,6 +14,17 @@ Outputs = list[tuple[str, str]]
 """Files and the formats to write them in."""
 
 
+def add_min_count(group: Any) -> None:
+    """Adds in how many circuits a node must be to stay in their average."""
+    group.add_argument(
+        "--min-count",
+        type=options.positive,
+        default=1,
+        metavar="N",
+        help="leave out nodes of fewer circuits (%(default)s)",
+    )
+
+
 def add_result(parser: argparse.ArgumentParser) -> Any:
     """Adds where the circuit goes; returns the group."""
     result = parser.add_argument_group("result")

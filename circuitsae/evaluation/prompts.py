@@ -88,18 +88,19 @@ class Prompts:
         if number in self._kept:
             return self._kept[number]
         prompt = self.open(number)
-        if self.together:
-            prompt.run_together()
         _ = prompt.run, prompt.nodes
         self.close(number, prompt)
         return prompt
 
     def open(self, number: int, method: str = "attribution-patching", **options: Any) -> Prompt:
-        """Returns a task on which nothing has been run yet, for a method that makes the clean run itself."""
+        """Returns a task on which nothing has been run yet, for a method that makes the clean run itself.
+
+        With `together` there is no method, and the runs are there.
+        """
         task = self.prepared[number]
         given = self._mean(len(task.tokens)) if self.baseline == "mean" else None
         patch = self._patches[number]
-        return Prompt(
+        prompt = Prompt(
             self.spliced,
             replace(task, patch_tokens=patch, patch_strings=None),
             given,
@@ -107,6 +108,9 @@ class Prompts:
             baseline="zero" if patch is None else "patch",
             options=options,
         )
+        if self.together:
+            prompt.run_together()
+        return prompt
 
     def close(self, number: int, prompt: Prompt) -> None:
         """Counts a prompt's passes, and keeps its runs for the next time if there is room."""

@@ -45,7 +45,7 @@ class Survey:
 def survey_prompt(prompts: Prompts, number: int, owners: Owners, method: str | None, error_nodes: bool) -> Surveyed:
     """Surveys one task. Cost: the method's passes (without one, those of the clean run and its baseline)."""
     if method is None:
-        prompt, effects = prompts[number], None
+        prompt, effects = prompts.open(number), None
     else:
         prompt = prompts.open(number, method)
         effects = run_method(prompt)

@@ -28,7 +28,6 @@ class Settings(TypedDict, total=False):
     skip_positions: Sequence[int] | None
 
 
-@in_own_mode
 def intervene(
     spliced: SplicedModel,
     task: Task,

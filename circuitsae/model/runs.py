@@ -6,7 +6,6 @@ the decoder rows of those that are active, and one error vector a site and posit
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import overload
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,7 +23,7 @@ from circuitsae.task.metrics import BoundMetric
 _SUM = 0  # the mode "sum" in torch's own numbering
 
 
-class DecoderRows(Sequence[Tensor]):
+class DecoderRows:
     """A dictionary's decoder rows of some features, `[unique d_out]` for each hook point that it writes.
 
     They are read when asked for and kept until they are forgotten: of a run they are what takes most memory.
@@ -37,14 +36,8 @@ class DecoderRows(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self._dictionary.hook_outs)
 
-    @overload
-    def __getitem__(self, out: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, out: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, out: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(out, slice):
-            return [self[n] for n in range(len(self))[out]]
-        out = range(len(self))[out]
+    def __getitem__(self, out: int) -> Tensor:
+        out = range(len(self))[out]  # the error that ends an iteration, too
         if out not in self._rows:
             rows = self._dictionary.decoder_rows(self._unique, out)
             self._rows[out] = rows.to(device=self._device, dtype=self._dtype)
@@ -78,11 +71,6 @@ class FeatureRun:
     unique: Int[Tensor, "unique"]
     inverse: Int[Tensor, "active"]
     decoders: DecoderRows
-
-    def along(self, vectors: Float[Tensor, "pos d_out"], out: int = 0) -> Float[Tensor, "active"]:
-        """Returns each active feature's decoder row (scaled as it is written) times the vector at its position."""
-        result = sampled_products(vectors, self.features.rows, self.decoders[out], self.inverse)
-        return result if self.scale is None else result * self.scale[self.features.rows]
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,6 @@ def trace(
     return Circuit(graph)
 
 
-@in_own_mode
 def trace_many(
     spliced: SplicedModel,
     tasks: Sequence[Task],

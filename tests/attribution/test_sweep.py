@@ -238,7 +238,7 @@ def test_edges_of_error_nodes_equal_finite_differences(sites: str, linearisation
     node = int(target.nodes[position])
     assert float(totals[nodes == node]) == pytest.approx(float(unit @ engine.run.sites[hook].error[position]), abs=1e-9)
     source = spliced.written[-2]
-    chosen, numbers = engine.sources.features[1]
+    chosen, numbers = engine.origins.sources.features[1]
     block = engine.origins.nodes[1]
     at = int((block.positions <= position).sum()) - 1  # an active feature at the target's position
     row = block.decoders[0][block.inverse[at]]

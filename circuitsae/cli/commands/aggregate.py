@@ -32,13 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="nodes are the same by position (default where all prompts have one length), by template (the tokens that "
         "all share, and what lies between), or sum (a feature's positions are one node; default elsewhere)",
     )
-    joint.add_argument(
-        "--min-count",
-        type=options.positive,
-        default=1,
-        metavar="N",
-        help="leave out nodes of fewer circuits (%(default)s)",
-    )
+    circuits.add_min_count(joint)
     circuits.add_result(parser)
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from circuitsae.cli import evaluating, models, options
+from circuitsae.cli import circuits, evaluating, models, options
 from circuitsae.cli.commands.evaluate import show
 from circuitsae.cli.output import Console
 
@@ -37,13 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     graph.add_argument(
         "--measure", type=evaluating.count, default=24, metavar="N", help="nodes of each to really ablate (%(default)s)"
     )
-    graph.add_argument(
-        "--min-count",
-        type=options.positive,
-        default=1,
-        metavar="N",
-        help="leave out nodes of fewer circuits (%(default)s)",
-    )
+    circuits.add_min_count(graph)
     graph.add_argument("--edges", action="store_true", help="also measure what remains when only its edges transmit")
     graph.add_argument(
         "--minimality", type=evaluating.count, default=0, metavar="N", help="leave out its N strongest nodes in turn"
@@ -79,16 +73,14 @@ def run(args: argparse.Namespace, console: Console) -> None:
         chosen = evaluating.evaluation_of(args)
         # Effects are of what nodes are set to when traced; a task's own patch prompt is the nearest there is to "resample".
         baseline = chosen["baseline"] if chosen["baseline"] in ("zero", "patch") else None
-        circuits = []
+        traced = []
         for done, task in enumerate(tasks.tasks[: args.circuits]):
-            circuits.append(
+            traced.append(
                 circuitsae.trace(spliced, task, baseline=baseline, max_nodes=args.max_nodes, measure=args.measure)
             )
             progress(done + 1, min(args.circuits, len(tasks)), "circuits")
-        one_length = len({len(c.tokens) for c in circuits}) == 1
-        joint = aggregate(
-            circuits, align="position" if one_length else "sum", min_count=min(args.min_count, len(circuits))
-        )
+        one_length = len({len(c.tokens) for c in traced}) == 1
+        joint = aggregate(traced, align="position" if one_length else "sum", min_count=min(args.min_count, len(traced)))
         found = circuitsae.evaluate(
             spliced,
             tasks,
@@ -99,7 +91,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             progress=progress,
             **chosen,
         )
-    text = report_page(joint, found, tasks.records()[:8], args.title, circuits)
+    text = report_page(joint, found, tasks.records()[:8], args.title, traced)
     whole = {
         "evaluation": json.loads(found.to_json()),
         "circuit": json.loads(joint.to_json()),
