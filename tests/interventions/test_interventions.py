@@ -47,10 +47,22 @@ def feature_of(spliced: cs.SplicedModel, task: cs.Task, key: str) -> tuple[int, 
 def test_edits_of_a_feature(spliced: cs.SplicedModel, task: cs.Task, strongest: str) -> None:
     at, active, row = feature_of(spliced, task, strongest)
     everywhere = strongest.split("@")[0]
-    other = dense_of(spliced, tokens_of(spliced, cs.Task(PATCH, metric=task.metric)), SITE)[0]
+    tokens, others = tokens_of(spliced, task), tokens_of(spliced, cs.Task(PATCH, metric=task.metric))
+    other = dense_of(spliced, others, SITE)[0]
     there = other[:, names.parse(strongest).index]
-    norm = values_of(spliced, tokens_of(spliced, task), [SITE])[SITE].norm(dim=-1).mean()
+    # The prompts' features are the same up to the first token in which they differ: a swap there would change nothing.
+    parted = int((tokens != others)[0].nonzero()[0])
+    late = next(
+        r["node"]
+        for r in cs.node_effects(spliced, task).strongest(200)
+        if r["site"] == SITE and r["position"] >= parted
+    )
+    late_at, late_active, late_row = feature_of(spliced, task, late)
+    swapped = other[late_at, names.parse(late).index] - late_active[late_at]
+    assert at < parted and abs(swapped) > 0.1
+    norm = values_of(spliced, tokens, [SITE])[SITE].norm(dim=-1).mean()
     n = len(active)
+    clean = metric_of(spliced, task, [])
     cases: list[tuple[cs.Intervention, dict[int, float | Tensor]]] = [
         (cs.Scale(strongest, 3), {at: 2 * active[at]}),
         (cs.Add(strongest, 1.5), {at: 1.5}),
@@ -59,16 +71,18 @@ def test_edits_of_a_feature(spliced: cs.SplicedModel, task: cs.Task, strongest: 
         (cs.Set(f"{everywhere}@2:5", 1), {p: 1 - active[p] for p in range(2, 5)}),
         (cs.Add(f"{everywhere}@-3:", 1), {p: 1.0 for p in range(n - 3, n)}),
         (cs.Add(f"{everywhere}@-1", 1), {n - 1: 1.0}),
-        (cs.Swap(strongest, PATCH), {at: there[at] - active[at]}),
         (cs.Swap(strongest, PATCH, position=-1), {at: there[-1] - active[at]}),
         (cs.Steer(everywhere, 2.0), {p: 2.0 for p in range(n)}),
         (cs.Steer(f"{everywhere}@3", 0.5, unit="norm"), {3: 0.5 * norm / row.norm()}),
     ]
-    results = cs.intervene_many(spliced, task, [[edit] for edit, _ in cases])
-    for result, (edit, change) in zip(results, cases, strict=True):
-        expected = metric_of(spliced, task, [adding(SITE, {p: c * row for p, c in change.items()})])
+    changes = [(edit, {p: c * row for p, c in change.items()}) for edit, change in cases]
+    changes += [(cs.Swap(late, PATCH), {late_at: swapped * late_row}), (cs.Swap(strongest, PATCH), {})]
+    results = cs.intervene_many(spliced, task, [[edit] for edit, _ in changes])
+    for result, (edit, change) in zip(results, changes, strict=True):
+        expected = metric_of(spliced, task, [adding(SITE, change)])
         assert result.metric_after == pytest.approx(expected, abs=1e-9), edit
-        assert result.effect != 0
+        assert result.effect == pytest.approx(expected - clean, abs=1e-9), edit
+        assert abs(expected - clean) > 1e-4 or not change, edit
         alone = cs.intervene(spliced, task, [edit])
         assert alone.metric_after == pytest.approx(result.metric_after, abs=1e-10)
 
