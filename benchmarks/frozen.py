@@ -19,9 +19,9 @@ import torch
 
 import circuitsae as cs
 from benchmarks.timing import peak_mib
+from circuitsae.attribution.contributions import EdgeBatch, FeatureTargets, Sources
 from circuitsae.attribution.edges import EdgeEngine
 from circuitsae.attribution.effects import make_context
-from circuitsae.attribution.rows import EdgeBatch, FeatureTargets, Sources
 from circuitsae.dictionaries.base import Dictionary
 
 JOBS = ((16, 1024), (64, 512), (128, 256))

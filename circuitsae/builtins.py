@@ -35,7 +35,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "methods",
         "attribution-patching",
-        "circuitsae.attribution.gradient:AttributionPatching",
+        "circuitsae.attribution.methods.attribution_patching:AttributionPatching",
         "gradient at the clean run times (baseline - value); 1 forward + 1 backward",
     ),
     # loaders
@@ -101,37 +101,37 @@ ROWS: tuple[Row, ...] = (
     Row(
         "methods",
         "ablation",
-        "circuitsae.attribution.exact:Ablation",
+        "circuitsae.attribution.methods.ablation:Ablation",
         "really ablates every node; 1 forward a node, batched",
     ),
     Row(
         "methods",
         "auto",
-        "circuitsae.attribution.auto:Auto",
+        "circuitsae.attribution.methods.auto:Auto",
         "recommended: predicts all, ablates the strongest; 10 forward + backward at most",
     ),
     Row(
         "methods",
         "integrated-gradients",
-        "circuitsae.attribution.integrated:IntegratedGradients",
+        "circuitsae.attribution.methods.integrated_gradients:IntegratedGradients",
         "gradient averaged from clean to baseline, one site at a time; steps forward + backward a site",
     ),
     Row(
         "methods",
         "relp",
-        "circuitsae.attribution.gradient:RelevancePatching",
+        "circuitsae.attribution.methods.relp:RelevancePatching",
         "relevance patching: layer-wise relevance propagation's gradients; 2 forward + 1 backward",
     ),
     Row(
         "methods",
         "atp-star",
-        "circuitsae.attribution.atp_star:AtPStar",
+        "circuitsae.attribution.methods.atp_star:AtPStar",
         "GradDrop, and exact softmax at queries and keys; 2 forward + (1 + layers) backward",
     ),
     Row(
         "methods",
         "gim",
-        "circuitsae.attribution.gradient:GradientInteraction",
+        "circuitsae.attribution.methods.gim:GradientInteraction",
         "gradients that allow for interactions; 2 forward + 1 backward",
     ),
     # pruners

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from circuitsae.attribution.rows import Part
+from circuitsae.attribution.contributions import Part
 from circuitsae.model.spliced import SplicedModel
 
 # Bytes that one block of targets may hold at a time.

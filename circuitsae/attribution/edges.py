@@ -18,7 +18,7 @@ from torch import Tensor
 from circuitsae.attribution.backward import differentiate
 from circuitsae.attribution.baselines import Baseline, FeatureNodes
 from circuitsae.attribution.blocks import BUDGET, position_blocks, position_buckets, products_together, split
-from circuitsae.attribution.rows import EdgeBatch, ErrorTargets, FeatureTargets, Origins, Part, Rows, Sources
+from circuitsae.attribution.contributions import EdgeBatch, ErrorTargets, FeatureTargets, Origins, Part, Rows, Sources
 from circuitsae.attribution.sweep import Chain, build_chain, watched
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.dictionaries.base import Dictionary

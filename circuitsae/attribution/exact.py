@@ -1,4 +1,4 @@
-"""Effects by really ablating: the check of every prediction, and the method for small graphs.
+"""Effects by really ablating: the check of every prediction, and what the methods that ablate share.
 
 Ablating one node adds a vector that is known beforehand to what is written where the node is: `(a' - a) * W_dec[i]`, or
 `e' - e`. So no dictionary is needed in the edited runs; they start at the node's layer, and, where the model takes keys
@@ -9,7 +9,7 @@ import contextlib
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,48 +18,11 @@ from torch import Tensor
 from circuitsae import names
 from circuitsae.attribution.context import Context
 from circuitsae.attribution.costs import Passes, Prospect
-from circuitsae.attribution.nodes import NodeEffects
 from circuitsae.errors import NodeError
 from circuitsae.model.edits import Edit, FeatureEdit, VectorEdit, batch_size, run_edited
 from circuitsae.model.hooks import Hook, Prefix
 from circuitsae.model.runs import EMBED, forward
 from circuitsae.model.spliced import SplicedModel
-
-
-class Ablation:
-    """Sets every node to its baseline, one at a time, and runs the model.
-
-    Nodes of one layer are ablated in batches that share the clean run below it and before it, so the cost is far less
-    than one forward pass a node. Source: Marks et al. 2024 (arXiv 2403.19647), equation 2, computed exactly.
-    """
-
-    name: ClassVar[str] = "ablation"
-    cost: ClassVar[str] = "1 forward a node, batched, from the node's layer and position on"
-    gives_slopes: ClassVar[bool] = False
-
-    @dataclass(frozen=True)
-    class Options:
-        """`tokens`: whether token nodes are ablated too (each needs a forward pass through every layer)."""
-
-        tokens: bool = True
-
-    def __call__(self, context: Context, options: Options) -> NodeEffects:
-        """See [Method][circuitsae.attribution.effects.Method]."""
-        spliced = context.spliced
-        places = [feature_changes(context, number) for number in range(len(spliced.dictionaries))]
-        places += [vector_changes(context, hook) for hook in spliced.written]
-        if options.tokens:
-            places.append(vector_changes(context, EMBED))
-        found = measure_changes(context, places)
-        features, errors = found[: len(spliced.dictionaries)], found[len(spliced.dictionaries) :]
-        blocks = [context.feature_block(number, effects, None) for number, effects in enumerate(features)]
-        blocks += [context.error_block(hook, effects) for hook, effects in zip(spliced.written, errors, strict=False)]
-        tokens = found[-1] if options.tokens else torch.zeros_like(context.run.embed[:, 0])
-        return context.finish([*blocks, context.token_block(tokens)])
-
-    def passes(self, prospect: Prospect, options: Options) -> Passes:
-        """See [Stated][circuitsae.attribution.costs.Stated]."""
-        return Passes(1) + expected_ablations(prospect, tokens=options.tokens)
 
 
 @dataclass(frozen=True)

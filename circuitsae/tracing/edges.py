@@ -8,9 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from circuitsae import names
+from circuitsae.attribution.contributions import EdgeBatch
 from circuitsae.attribution.edges import EdgeEngine
 from circuitsae.attribution.effects import Context, NodeEffects
-from circuitsae.attribution.rows import EdgeBatch
 from circuitsae.graph.schema import Graph
 from circuitsae.graph.table import EdgeTable, Pruned
 from circuitsae.model.runs import Readout, Run

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from circuitsae import names
+from circuitsae.attribution.contributions import FeatureTargets, Sources
 from circuitsae.attribution.effects import Context, NodeBlock, NodeEffects
-from circuitsae.attribution.rows import FeatureTargets, Sources
 from circuitsae.graph.merging import merged_sums
 from circuitsae.graph.prune import Pruner
 from circuitsae.graph.schema import Graph

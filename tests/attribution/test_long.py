@@ -10,8 +10,8 @@ import torch
 import circuitsae as cs
 from circuitsae.attribution import edges as edges_module
 from circuitsae.attribution.blocks import position_buckets
+from circuitsae.attribution.contributions import EdgeBatch, FeatureTargets
 from circuitsae.attribution.effects import NodeEffects
-from circuitsae.attribution.rows import EdgeBatch, FeatureTargets
 from circuitsae.model import tapes
 from circuitsae.model.spliced import SplicedModel
 from tests.attribution.architectures import N_LAYERS, TOKENS, bridge, dictionary, with_transcoders

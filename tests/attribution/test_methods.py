@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import circuitsae as cs
 from circuitsae.attribution.context import Context
 from circuitsae.attribution.effects import NodeEffects, make_context
-from circuitsae.attribution.integrated import feeds, independent_sites, mean_gradients, quadrature
+from circuitsae.attribution.methods.integrated_gradients import feeds, independent_sites, mean_gradients, quadrature
 from circuitsae.attribution.rules import LayerDrop, _SoftPattern, frozen_patterns, relevant_mlps, scaled_inputs
 from circuitsae.dictionaries.neurons import identity_dictionary
 from circuitsae.errors import InputError, UnknownNameError
@@ -419,7 +419,7 @@ def test_ablation_from_a_middle_position_changes_no_number(name: str) -> None:
         prepend_bos=False,
     )
     task = cs.Task(TOKENS, metric=cs.LogitDiff(7, 8, position=(3, -1)))
-    from circuitsae.attribution.exact import Ablation
+    from circuitsae.attribution.methods.ablation import Ablation
 
     found = []
     for suffixes in (True, False):

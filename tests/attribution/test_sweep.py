@@ -11,9 +11,9 @@ from torch import Tensor
 
 import circuitsae as cs
 from circuitsae.attribution import sweep
+from circuitsae.attribution.contributions import EdgeBatch, FeatureTargets, Sources
 from circuitsae.attribution.edges import EdgeEngine
 from circuitsae.attribution.effects import make_context
-from circuitsae.attribution.rows import EdgeBatch, FeatureTargets, Sources
 from circuitsae.attribution.sweep import Chain
 from circuitsae.errors import InputError
 from circuitsae.model.checks import freezes

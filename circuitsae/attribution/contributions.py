@@ -1,4 +1,4 @@
-"""From Jacobians to edges: targets and sources, and the in-edges of a block of targets."""
+"""Contributions: from Jacobians to edges, by targets and sources, the in-edges of a block of targets at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
