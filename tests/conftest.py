@@ -1,4 +1,8 @@
-"""What every test relies on: one thread, the caller's gradient mode, and no download behind a test's back."""
+"""What every test relies on: one thread, the caller's gradient mode, and no download behind a test's back.
+
+What must hold on every processor can be tried on one: ATEN_CPU_CAPABILITY=default (or avx2) takes other kernels of torch,
+CIRCUITSAE_PRODUCTS=torch (or numpy) the other library for encoders, and TEST_THREADS=2 two threads.
+"""
 
 import os
 from collections.abc import Iterator
@@ -21,10 +25,17 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 collect_ignore = ["plugin_template"]  # a distribution of its own, tested once installed: tests/contract/test_plugins.py
 
 
+def pytest_report_header() -> str:
+    """Says on what the run's rounding depends."""
+    library = os.environ.get("CIRCUITSAE_PRODUCTS", "this machine's")
+    kernels = torch.backends.cpu.get_cpu_capability()
+    return f"numerics: {kernels} kernels, {library} products, {os.environ.get('TEST_THREADS', '1')} thread(s)"
+
+
 @pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
+def threads() -> None:
     """Fixes the number of threads, so that sums are added in the same order on every machine; tests run side by side."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)

@@ -5,27 +5,57 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from threadpoolctl import ThreadpoolController
 
 from circuitsae.dictionaries import products
+from circuitsae.errors import InputError
 
 
-@pytest.fixture(params=["this machine's", "torch's", "numpy's"])
+@pytest.fixture(params=["torch", "numpy"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each way that some machine takes; numpy's is tried wherever numpy has an OpenBLAS."""
-    if request.param != "this machine's":
-        products.openblas.cache_clear()
-        monkeypatch.setattr(
-            products, "_processor", lambda: "AuthenticAMD" if request.param == "numpy's" else "GenuineIntel"
-        )
-        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-        request.addfinalizer(products.openblas.cache_clear)
-        if request.param == "torch's":
-            assert products.openblas() is None
-        elif products.openblas() is None:
-            pytest.skip("this numpy multiplies by another library than OpenBLAS")
+    """Each library, whichever this machine would take; numpy's is tried wherever numpy has an OpenBLAS."""
+    monkeypatch.setenv(products.VARIABLE, request.param)
+    if request.param == "torch":
+        assert products.openblas() is None
+    else:
+        blas_of_numpy()
     return str(request.param)
+
+
+def blas_of_numpy() -> ThreadpoolController:
+    try:
+        blas = products.openblas()
+    except InputError as error:
+        pytest.skip(str(error))
+    assert blas is not None
+    return blas
+
+
+@pytest.mark.parametrize(
+    ("maker", "mkl", "numpys"),
+    [("AuthenticAMD", True, True), ("AuthenticAMD", False, False), ("GenuineIntel", True, False), ("", True, False)],
+)
+def test_the_processor_decides_where_nothing_is_asked_for(
+    maker: str, mkl: bool, numpys: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(products.VARIABLE, "numpy")
+    blas_of_numpy()
+    monkeypatch.delenv(products.VARIABLE)
+    monkeypatch.setattr(products, "_openblas", products._openblas.__wrapped__)
+    monkeypatch.setattr(products, "_processor", lambda: maker)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    assert (products.openblas() is not None) == numpys
+
+
+def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(products.VARIABLE, "mkl")
+    with pytest.raises(InputError, match="CIRCUITSAE_PRODUCTS is 'mkl'; expected torch or numpy"):
+        products.multiply(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1))
+    monkeypatch.setattr(ThreadpoolController, "select", lambda self, **_: ThreadpoolController._from_controllers([]))
+    monkeypatch.setattr(products, "_openblas", products._openblas.__wrapped__)
+    monkeypatch.setenv(products.VARIABLE, "numpy")
+    with pytest.raises(InputError, match="is 'numpy', and this numpy multiplies by another library than OpenBLAS"):
+        products.openblas()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -47,11 +77,10 @@ def test_it_is_the_product_in_a_part_of_a_wider_array(
     assert (whole[:, :start] == 7).all() and (whole[:, stop:] == 7).all()
 
 
-@given(st.integers(1, 4))
-def test_it_takes_as_many_threads_as_torch_and_gives_them_back(threads: int) -> None:
-    blas = products.openblas()
-    if blas is None:
-        pytest.skip("torch multiplies on this machine")
+@pytest.mark.parametrize("threads", range(1, 5))
+def test_it_takes_as_many_threads_as_torch_and_gives_them_back(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(products.VARIABLE, "numpy")
+    blas = blas_of_numpy()
     before, own = [lib.num_threads for lib in blas.lib_controllers], torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -61,10 +90,9 @@ def test_it_takes_as_many_threads_as_torch_and_gives_them_back(threads: int) -> 
     assert [lib.num_threads for lib in blas.lib_controllers] == before
 
 
-def test_callers_in_several_threads_leave_the_librarys_threads_alone() -> None:
-    blas = products.openblas()
-    if blas is None:
-        pytest.skip("torch multiplies on this machine")
+def test_callers_in_several_threads_leave_the_librarys_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(products.VARIABLE, "numpy")
+    blas = blas_of_numpy()
     before = [lib.num_threads for lib in blas.lib_controllers]
     x, weights = torch.ones(8, 64), torch.ones(64, 512)
 
