@@ -339,45 +339,52 @@ def test_work_stops_when_asked_and_after_its_deadline() -> None:
     assert jobs.cancel("somebody else") == 0 and jobs.cancel("somebody") == 1
     with pytest.raises(CancelledError):
         list(steps)
-    assert ended.wait(5)
+    assert ended.wait(30)
     # Whoever goes away stops the work, too.
     ended.clear()
     steps = jobs.stream("somebody", endless)
     next(steps)
     steps.close()  # type: ignore[attr-defined]
-    assert ended.wait(5)
+    assert ended.wait(30)
     with pytest.raises(InputError, match=r"after 0\.1 seconds"):
         list(Jobs(deadline=0.1).stream("somebody", endless))
 
 
 def test_long_work_lets_short_work_in_between_its_parts() -> None:
     jobs = Jobs(deadline=60)
-    order: list[str] = []
+    began, ran = threading.Event(), threading.Event()
+    parts: list[int] = []
 
     def long(tick: Any) -> Iterator[int]:
-        for part in range(50):
+        for part in range(2000):  # many seconds: what isn't let in by then never is
+            began.set()
+            if ran.is_set():
+                return
             time.sleep(0.01)
-            order.append("long")
             yield part
 
-    worker = threading.Thread(target=lambda: list(jobs.stream("a", long)))
+    worker = threading.Thread(target=lambda: parts.extend(step.value for step in jobs.stream("a", long)))  # type: ignore[union-attr]
     worker.start()
-    time.sleep(0.05)
-    assert jobs.run("b", lambda tick: order.append("short") or 7) == 7
+    assert began.wait(30)
+    assert jobs.run("b", lambda tick: ran.set() or 7) == 7
     worker.join()
-    assert order.index("short") < 45 and order.count("long") == 50
+    assert parts == list(range(len(parts))) and len(parts) < 2000
 
 
 def test_one_who_waits_can_give_up() -> None:
     jobs = Jobs(deadline=60)
-    free = threading.Event()
-    blocking = threading.Thread(target=lambda: jobs.run("a", lambda tick: free.wait(10)))
+    began, free = threading.Event(), threading.Event()
+    blocking = threading.Thread(target=lambda: jobs.run("a", lambda tick: began.set() or free.wait(60)))
     blocking.start()
-    time.sleep(0.05)
-    waiting = jobs.stream("b", lambda tick: 1)
-    threading.Timer(0.1, lambda: jobs.cancel("b")).start()
+    assert began.wait(30)
+
+    def give_up() -> None:
+        while not jobs.cancel("b"):  # until it stands in the queue
+            time.sleep(0.01)
+
+    threading.Thread(target=give_up).start()
     with pytest.raises(CancelledError, match="before it began"):
-        list(waiting)
+        list(jobs.stream("b", lambda tick: 1))
     free.set()
     blocking.join()
 

@@ -146,7 +146,7 @@ def test_scaling_by_two_and_adding_the_activation_are_one(traced: Path, capsys: 
     doubled = json.loads(_out(capsys, "intervene", *QUESTION, "--scale", f"{node}=2", "--json"))
     added = json.loads(_out(capsys, "intervene", *QUESTION, "--add", f"{node}={circuit[node]['activation']}", "--json"))
     assert doubled["effect"] == pytest.approx(added["effect"], abs=1e-4)
-    assert doubled["effect"] != 0
+    assert abs(doubled["effect"]) > 1e-3
 
 
 def test_token_ids_ask_the_same_question(capsys: pytest.CaptureFixture[str], traced: Path) -> None:

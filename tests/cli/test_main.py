@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import pytest
@@ -25,15 +24,12 @@ def test_light_commands_import_no_torch(arguments: list[str]) -> None:
         "import sys; from circuitsae.cli.main import run; status = run(sys.argv[1:]);"
         "print(*sys.modules, file=sys.stderr); sys.exit(status)"
     )
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    seconds = time.monotonic() - start
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     loaded = set(done.stderr.split())
     assert "circuitsae.cli.main" in loaded
     assert not {"torch", "transformers", "transformer_lens", "gradio", "pandas"} & loaded
-    assert seconds < 20, f"took {seconds:.1f} s; without torch it is a fraction of one, on a busy machine a few"
 
 
 def test_help_lists_every_command_and_version_is_the_packages() -> None:

