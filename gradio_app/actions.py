@@ -9,7 +9,7 @@ import gradio as gr
 from circuitsae.errors import CancelledError, CircuitsaeError, InputError
 from gradio_app.engine import Engine, log
 from gradio_app.forms import read_form
-from gradio_app.jobs import Done, Progress
+from gradio_app.jobs import Done, Step
 from gradio_app.links import decode_state
 from gradio_app.view import shown_as, update
 
@@ -73,8 +73,8 @@ class Actions:
         try:
             asked = read_form(given, self.engine.settings)
             yield [update(progress={"text": "Waiting for the model"}), *fields]
-            for step in self.engine.jobs.stream(_owner(request), lambda tick: self.engine.trace(asked, tick)):
-                if isinstance(step, Progress):
+            for step in self.engine.jobs.stream(_owner(request), lambda progress: self.engine.trace(asked, progress)):
+                if isinstance(step, Step):
                     yield [update(progress=_progress(step)), *fields]
                     continue
                 form = step.value.form
@@ -107,7 +107,10 @@ class Actions:
         """Carries out the basket and answers with an overlay."""
         asked = _asked(value, "intervene")
         yield from self._answers(
-            request, asked, "overlay", lambda tick: self.engine.intervene(asked["id"], asked["edits"], asked, tick)
+            request,
+            asked,
+            "overlay",
+            lambda progress: self.engine.intervene(asked["id"], asked["edits"], asked, progress),
         )
 
     @_said
@@ -117,7 +120,7 @@ class Actions:
         keys = [str(key) for key in asked["keys"]]
         total, found = len(keys), {}
         work = self.engine.jobs.stream(
-            f"{_owner(request)}/measure", lambda tick: self.engine.measure(asked["id"], keys, tick)
+            f"{_owner(request)}/measure", lambda progress: self.engine.measure(asked["id"], keys, progress)
         )
         try:
             yield update(measured={"seq": asked["seq"], "id": asked["id"], "done": 0, "total": total, "values": {}})
@@ -143,7 +146,7 @@ class Actions:
         asked = _asked(value, "faithfulness")
         keys, errors = [str(key) for key in asked["keys"]], bool(asked.get("errors"))
         yield from self._answers(
-            request, asked, "answer", lambda tick: self.engine.faithfulness(asked["id"], keys, errors, tick)
+            request, asked, "answer", lambda progress: self.engine.faithfulness(asked["id"], keys, errors, progress)
         )
 
     @_said
@@ -151,7 +154,10 @@ class Actions:
         """Lets the model write on, before and after the basket."""
         asked = _asked(value, "continuation")
         yield from self._answers(
-            request, asked, "answer", lambda tick: self.engine.continuation(asked["id"], asked["edits"], asked, tick)
+            request,
+            asked,
+            "answer",
+            lambda progress: self.engine.continuation(asked["id"], asked["edits"], asked, progress),
         )
 
     @_said
@@ -160,9 +166,9 @@ class Actions:
         asked = _asked(value, "compare")
         prompt = str(asked["prompt"])
         for step in self.engine.jobs.stream(
-            _owner(request), lambda tick: self.engine.compare(asked["id"], prompt, tick)
+            _owner(request), lambda progress: self.engine.compare(asked["id"], prompt, progress)
         ):
-            if isinstance(step, Progress):
+            if isinstance(step, Step):
                 yield update(progress=_progress(step))
             else:
                 yield update(shown={**shown_as(step.value), "comparesWith": asked["id"]}, progress={"over": True})
@@ -192,7 +198,7 @@ class Actions:
         about = {"seq": asked["seq"], "id": asked["id"]}
         try:
             for step in self.engine.jobs.stream(f"{_owner(request)}/{to}", work):
-                if isinstance(step, Progress):
+                if isinstance(step, Step):
                     yield update(progress=_progress(step))
                 else:
                     yield update(**{to: {**about, **step.value}, "progress": {"over": True}})
@@ -206,7 +212,7 @@ def _owner(request: gr.Request) -> str:
     return str(request.session_hash or "api")
 
 
-def _progress(step: Progress) -> dict[str, Any]:
+def _progress(step: Step) -> dict[str, Any]:
     return {"text": step.what, "done": step.done, "total": step.total}
 
 

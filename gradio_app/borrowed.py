@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from circuitsae.errors import CancelledError, CircuitsaeError, InputError
+from circuitsae.errors import CircuitsaeError, InputError
 from circuitsae.graph.circuit import Circuit
+from circuitsae.progress import Progress, report
 from gradio_app.forms import Form
-from gradio_app.jobs import Done, Jobs, Progress, Tick
+from gradio_app.jobs import Done, Jobs, Step
 from gradio_app.models import Models, Subject
 from gradio_app.settings import Settings
 from gradio_app.zero import SECONDS, on_gpu
@@ -34,11 +35,11 @@ def _models(settings: Settings, device: str) -> Models:
 @on_gpu(duration=SECONDS)
 def compute(
     settings: Settings, device: str, name: str, arguments: tuple[Any, ...]
-) -> Iterator[Progress | Done[Any] | Refused]:
+) -> Iterator[Step | Done[Any] | Refused]:
     """Does what a method of `Models` is asked, in the process that has the GPU, and yields progress and results."""
     work = getattr(_models(settings, device), name)
     try:
-        yield from Jobs(settings.deadline).stream("gpu", lambda tick: work(*arguments, tick))
+        yield from Jobs(settings.deadline).stream("gpu", lambda progress: work(*arguments, progress))
     except CircuitsaeError as error:  # such errors are made of more than their sentence, and would not come across
         yield Refused(str(error))
 
@@ -49,43 +50,42 @@ class BorrowedModels(Models):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, "cpu")
 
-    def circuit(self, form: Form, tick: Tick) -> tuple[Form, Circuit]:
+    def circuit(self, form: Form, progress: Progress) -> tuple[Form, Circuit]:
         """See `Models.circuit`."""
-        return self._one("circuit", (form,), tick)
+        return self._one("circuit", (form,), progress)
 
-    def effects(self, form: Form, top: int, tick: Tick) -> list[dict[str, Any]]:
+    def effects(self, form: Form, top: int, progress: Progress) -> list[dict[str, Any]]:
         """See `Models.effects`."""
-        return self._one("effects", (form, top), tick)
+        return self._one("effects", (form, top), progress)
 
     def intervene(
-        self, subject: Subject, edits: Sequence[dict[str, Any]], options: dict[str, Any], tick: Tick
+        self, subject: Subject, edits: Sequence[dict[str, Any]], options: dict[str, Any], progress: Progress
     ) -> dict[str, Any]:
         """See `Models.intervene`."""
-        return self._one("intervene", (subject, edits, options), tick)
+        return self._one("intervene", (subject, edits, options), progress)
 
-    def measure(self, subject: Subject, keys: Sequence[str], tick: Tick) -> Iterator[dict[str, float]]:
+    def measure(self, subject: Subject, keys: Sequence[str], progress: Progress) -> Iterator[dict[str, float]]:
         """See `Models.measure`."""
-        return self._all("measure", (subject, keys), tick)
+        return self._all("measure", (subject, keys), progress)
 
-    def faithfulness(self, subject: Subject, keys: Sequence[str], errors: bool, tick: Tick) -> dict[str, Any]:
+    def faithfulness(self, subject: Subject, keys: Sequence[str], errors: bool, progress: Progress) -> dict[str, Any]:
         """See `Models.faithfulness`."""
-        return self._one("faithfulness", (subject, keys, errors), tick)
+        return self._one("faithfulness", (subject, keys, errors), progress)
 
     def continuation(
-        self, subject: Subject, edits: Sequence[dict[str, Any]], options: dict[str, Any], tick: Tick
+        self, subject: Subject, edits: Sequence[dict[str, Any]], options: dict[str, Any], progress: Progress
     ) -> dict[str, Any]:
         """See `Models.continuation`."""
-        return self._one("continuation", (subject, edits, options), tick)
+        return self._one("continuation", (subject, edits, options), progress)
 
-    def _one(self, name: str, arguments: tuple[Any, ...], tick: Tick) -> Any:
-        return next(self._all(name, arguments, tick))
+    def _one(self, name: str, arguments: tuple[Any, ...], progress: Progress) -> Any:
+        return next(self._all(name, arguments, progress))
 
-    def _all(self, name: str, arguments: tuple[Any, ...], tick: Tick) -> Iterator[Any]:
+    def _all(self, name: str, arguments: tuple[Any, ...], progress: Progress) -> Iterator[Any]:
         for step in compute(self.settings, DEVICE, name, arguments):
             if isinstance(step, Refused):
                 raise InputError(step.sentence)
-            if isinstance(step, Progress):
-                if not tick(step.done, step.total, step.what):
-                    raise CancelledError("Cancelled.")
+            if isinstance(step, Step):
+                report(progress, step.done, step.total, step.what)
             else:
                 yield step.value

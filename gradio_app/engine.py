@@ -10,10 +10,11 @@ from typing import Any
 from circuitsae.errors import CircuitsaeError, GraphFileError, InputError, TaskError
 from circuitsae.graph.circuit import Circuit
 from circuitsae.presets import find_preset, is_present
+from circuitsae.progress import Progress
 from gradio_app import cards, comparing, zero
 from gradio_app.borrowed import BorrowedModels
 from gradio_app.forms import Form, problems, read_form
-from gradio_app.jobs import Jobs, Tick
+from gradio_app.jobs import Jobs
 from gradio_app.models import Models
 from gradio_app.settings import Settings
 from gradio_app.store import Entry, Store
@@ -75,13 +76,13 @@ class Engine:
         except CircuitsaeError:
             return None
 
-    def trace(self, form: Form, tick: Tick) -> Entry:
+    def trace(self, form: Form, progress: Progress) -> Entry:
         """Traces what a form asks.
 
         Raises:
             CircuitsaeError: It can't be traced; the sentence says why.
         """
-        form, circuit = self.models.circuit(form, tick)
+        form, circuit = self.models.circuit(form, progress)
         return self.store.add(circuit, form)
 
     def open(self, text: str | bytes) -> Entry:
@@ -99,15 +100,15 @@ class Engine:
         circuit = Circuit.from_json(text)
         return self.store.add(circuit, self.form_of(circuit))
 
-    def compare(self, id: str, prompt: str, tick: Tick) -> Entry:
+    def compare(self, id: str, prompt: str, progress: Progress) -> Entry:
         """Traces another prompt with the same question and returns both circuits as one graph."""
         entry = self._measurable(id)
         assert entry.form is not None
         other = read_form(entry.form.as_dict() | {"prompt": prompt, "patch": ""}, self.settings)
         base = entry.circuit
         if entry.form.patch:
-            _, base = self.models.circuit(replace(entry.form, patch=""), tick)
-        _, second = self.models.circuit(other, tick)
+            _, base = self.models.circuit(replace(entry.form, patch=""), progress)
+        _, second = self.models.circuit(other, progress)
         union, colours = comparing.join_circuits(base, second)
         return self.store.add(union, None, colours=colours)
 
@@ -120,24 +121,24 @@ class Engine:
         return entry
 
     def intervene(
-        self, id: str, edits: Sequence[dict[str, Any]], options: dict[str, Any], tick: Tick
+        self, id: str, edits: Sequence[dict[str, Any]], options: dict[str, Any], progress: Progress
     ) -> dict[str, Any]:
         """Returns what an intervention on a circuit does; see `Models.intervene`."""
-        return self.models.intervene(self._measurable(id), edits, options, tick)
+        return self.models.intervene(self._measurable(id), edits, options, progress)
 
-    def measure(self, id: str, keys: Sequence[str], tick: Tick) -> Iterator[dict[str, float]]:
+    def measure(self, id: str, keys: Sequence[str], progress: Progress) -> Iterator[dict[str, float]]:
         """Yields measured effects of a circuit's nodes, in batches; see `Models.measure`."""
-        yield from self.models.measure(self._measurable(id), keys, tick)
+        yield from self.models.measure(self._measurable(id), keys, progress)
 
-    def faithfulness(self, id: str, keys: Sequence[str], errors: bool, tick: Tick) -> dict[str, Any]:
+    def faithfulness(self, id: str, keys: Sequence[str], errors: bool, progress: Progress) -> dict[str, Any]:
         """Returns the faithfulness of a set of a circuit's nodes; see `Models.faithfulness`."""
-        return self.models.faithfulness(self._measurable(id), keys, errors, tick)
+        return self.models.faithfulness(self._measurable(id), keys, errors, progress)
 
     def continuation(
-        self, id: str, edits: Sequence[dict[str, Any]], options: dict[str, Any], tick: Tick
+        self, id: str, edits: Sequence[dict[str, Any]], options: dict[str, Any], progress: Progress
     ) -> dict[str, Any]:
         """Returns how the model goes on after a circuit's prompt; see `Models.continuation`."""
-        return self.models.continuation(self._measurable(id), edits, options, tick)
+        return self.models.continuation(self._measurable(id), edits, options, progress)
 
     def card(self, id: str, key: str) -> list[dict[str, Any]]:
         """Returns what is known of a node besides its numbers, as sections of the drawing's panel."""

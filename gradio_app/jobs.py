@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from circuitsae.errors import CancelledError, InputError
+from circuitsae.progress import Progress
 
 T = TypeVar("T")
 _END = object()
-Tick = Callable[[int, int, str], bool]
 
 
 @dataclass(frozen=True)
-class Progress:
+class Step:
     """How far a piece of work has come: done, in all, and a word for it."""
 
     done: int
@@ -76,18 +76,18 @@ class Jobs:
             stop.set()
         return len(stops)
 
-    def run(self, owner: str, work: Callable[[Tick], T]) -> T:
+    def run(self, owner: str, work: Callable[[Progress], T]) -> T:
         """Does a piece of work and returns what it gives; see `stream`."""
         for step in self.stream(owner, work):
             if isinstance(step, Done):
                 return step.value
         raise CancelledError("Cancelled.")
 
-    def stream(self, owner: str, work: Callable[[Tick], T | Iterator[T]]) -> Iterator[Progress | Done[T]]:
+    def stream(self, owner: str, work: Callable[[Progress], T | Iterator[T]]) -> Iterator[Step | Done[T]]:
         """Does a piece of work in a thread and yields its progress (at most ten a second) and its result.
 
         Work that gives an iterator yields a result for each of its parts, and lets others run between them. Whoever
-        stops iterating stops the work, at its next tick.
+        stops iterating stops the work, when it next reports its progress.
 
         Raises:
             CancelledError: It was asked to stop.
@@ -95,19 +95,19 @@ class Jobs:
             Exception: Whatever the work raised.
         """
         stop = threading.Event()
-        steps: queue.SimpleQueue[Progress | Done[T] | BaseException | None] = queue.SimpleQueue()
+        steps: queue.SimpleQueue[Step | Done[T] | BaseException | None] = queue.SimpleQueue()
         started = time.monotonic()
         told = [0.0]
         late = threading.Event()
 
-        def tick(done: int, total: int, what: str) -> bool:
+        def progress(done: int, total: int, what: str) -> bool:
             now = time.monotonic()
             if now - started > self._deadline:
                 late.set()
                 return False
             if now - told[0] > 0.1:
                 told[0] = now
-                steps.put(Progress(done, total, what))
+                steps.put(Step(done, total, what))
             return not stop.is_set()
 
         def turn(part: Callable[[], Any]) -> Any:
@@ -121,7 +121,7 @@ class Jobs:
 
         def do() -> None:
             try:
-                result = turn(lambda: work(tick))
+                result = turn(lambda: work(progress))
                 if isinstance(result, Iterator):
                     while (part := turn(lambda: next(result, _END))) is not _END:
                         steps.put(Done(part))

@@ -10,15 +10,15 @@ import torch
 from circuitsae import interventions, names
 from circuitsae.attribution.effects import make_context
 from circuitsae.attribution.exact import ablating_edit, measure
-from circuitsae.errors import CancelledError, InputError, UnknownNameError
+from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.graph.circuit import Circuit
 from circuitsae.interventions.freezing import frozen_hooks
 from circuitsae.model.edits import run_edited
 from circuitsae.model.masks import FeatureMask, Masks, VectorMask, run_masked
 from circuitsae.model.runs import Readout, forward
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.progress import Progress, report
 from circuitsae.task.task import Task
-from gradio_app.jobs import Tick
 
 if TYPE_CHECKING:
     from circuitsae.attribution.effects import Context
@@ -110,7 +110,7 @@ class Measured:
             self._hooks = frozen_hooks(spliced, run, attention="frozen", normalisation="free")
         return self._hooks
 
-    def effects(self, keys: Sequence[str], tick: Tick) -> Iterator[dict[str, float]]:
+    def effects(self, keys: Sequence[str], progress: Progress) -> Iterator[dict[str, float]]:
         """Yields the measured effects of ablating nodes one at a time, a few at once."""
         keys = [str(key) for key in keys][:2000]
         edits = [ablating_edit(self.context, key) for key in keys]
@@ -118,14 +118,15 @@ class Measured:
         # Nodes of one layer share the run below it: batches follow the model.
         order = sorted(range(len(keys)), key=lambda n: names.sort_key(keys[n]))
         while done < len(order):
-            if not tick(done, len(order), "nodes measured"):
-                raise CancelledError(f"Cancelled after {done} of {len(order)} nodes.")
+            report(progress, done, len(order), "nodes measured")
             part = order[done : done + 8]
             values = measure(self.context, [edits[n] for n in part]).tolist()
             yield {keys[n]: value for n, value in zip(part, values, strict=True)}
             done += len(part)
 
-    def faithfulness(self, keys: Sequence[str], random_sets: int, tick: Tick, *, errors: bool) -> dict[str, Any]:
+    def faithfulness(
+        self, keys: Sequence[str], random_sets: int, progress: Progress, *, errors: bool
+    ) -> dict[str, Any]:
         """Returns `(m(C) - m(empty)) / (m(full) - m(empty))` of a set of nodes and of random sets of as many.
 
         `m(C)` is the metric with every other node set to its baseline: the active features, and the error nodes too
@@ -148,8 +149,7 @@ class Measured:
             sets.append(draw.sample(features, n_features) + draw.sample(others, len(chosen) - n_features))
         values: list[float] = []
         for number, kept in enumerate(sets):
-            if not tick(number, len(sets), "sets of nodes run"):
-                raise CancelledError(f"Cancelled after {number} of {len(sets)} sets.")
+            report(progress, number, len(sets), "sets of nodes run")
             values.append(self._metric(set(kept), errors))
         full, empty = context.run.metric, values[1]
         assert full is not None
@@ -198,13 +198,13 @@ class Measured:
         edited = run_masked(context.spliced, context.run, context.readout, Masks(features, vectors), 1)
         return float(context.readout.of(edited.captured)[0])
 
-    def continuation(self, edits: Any, options: dict[str, Any], tick: Tick, length: int = 12) -> dict[str, Any]:
+    def continuation(self, edits: Any, options: dict[str, Any], progress: Progress, length: int = 12) -> dict[str, Any]:
         """Returns the likeliest continuation, token by token, without and with the edits held."""
         given = read_edits(edits)
         if "frozen" in (options.get("errors"), options.get("attention")):
             raise InputError("The model writes on with nothing frozen: what is frozen has values for the prompt only.")
         made = interventions.generate(
-            self.spliced, self.task, given, max_new_tokens=length, baseline=self._baseline, progress=tick
+            self.spliced, self.task, given, max_new_tokens=length, baseline=self._baseline, progress=progress
         )
         return {"before": list(made.before[0].strings), "after": list(made.after[0].strings)}
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from circuitsae.errors import CircuitsaeError, InputError, TaskError
 from circuitsae.graph.circuit import Circuit
 from circuitsae.labels import LabelStore, label_circuit, preset_labels
+from circuitsae.progress import Progress, report
 from gradio_app import measuring
 from gradio_app.forms import Form, one_token, problems
-from gradio_app.jobs import Tick
 from gradio_app.settings import Settings
 from gradio_app.store import Entry
 
@@ -67,7 +67,7 @@ class Models:
             return {"ready": False, "failed": True, "text": self._failed[preset]}
         return {"ready": False, "text": f"{preset} will be loaded when it is needed"}
 
-    def spliced(self, preset: str, tick: Tick | None = None) -> "SplicedModel":
+    def spliced(self, preset: str, progress: Progress | None = None) -> "SplicedModel":
         """Returns a preset's model, loading it at first use; of several, the last used two stay.
 
         Raises:
@@ -77,21 +77,20 @@ class Models:
             self._models.move_to_end(preset)
             return self._models[preset]
 
-        def progress(done: int, total: int, what: str) -> bool:
+        def told(done: int, total: int, what: str) -> object:
             share = f" ({100 * done // total}%)" if total else ""
             self._loading[preset] = f"{preset}: {what}{share}"
-            return tick is None or tick(done, total, f"{preset}: {what}")
+            return progress is None or progress(done, total, f"{preset}: {what}")
 
         self._loading.setdefault(preset, f"Loading {preset}")
-        if tick is not None:
-            tick(0, 0, f"Loading {preset}")
+        report(progress, 0, 0, f"Loading {preset}")
         with self._load:
             if preset in self._models:
                 return self._models[preset]
             try:
                 import circuitsae as cs
 
-                spliced = cs.load(preset, device=self._device, progress=progress)
+                spliced = cs.load(preset, device=self._device, progress=told)
                 spliced.model.requires_grad_(False)
             except CircuitsaeError as error:
                 self._failed[preset] = str(error)
@@ -122,7 +121,7 @@ class Models:
 
     # --- computing ---
 
-    def circuit(self, form: Form, tick: Tick) -> tuple[Form, Circuit]:
+    def circuit(self, form: Form, progress: Progress) -> tuple[Form, Circuit]:
         """Traces what a form asks; returns the form with its answers as the model reads them, and the circuit.
 
         Raises:
@@ -130,21 +129,21 @@ class Models:
         """
         import circuitsae as cs
 
-        spliced, form = self.asked(form, tick)
-        tick(0, 0, "Tracing")
-        circuit = cs.trace(spliced, form.task(), progress=tick, **form.options())
+        spliced, form = self.asked(form, progress)
+        report(progress, 0, 0, "Tracing")
+        circuit = cs.trace(spliced, form.task(), progress=progress, **form.options())
         store = self.labels(form.preset)
         if store is not None:
             label_circuit(circuit, store)
         return form, circuit
 
-    def asked(self, form: Form, tick: Tick) -> "tuple[SplicedModel, Form]":
+    def asked(self, form: Form, progress: Progress) -> "tuple[SplicedModel, Form]":
         """Returns the model of a form, and the form with its answers as that model reads them.
 
         Raises:
             CircuitsaeError: The model can't be loaded, or a field can't be used with it.
         """
-        spliced = self.spliced(form.preset, tick)
+        spliced = self.spliced(form.preset, progress)
         found = problems(form, spliced.vocabulary, self.settings, spliced.n_ctx)
         if found:
             raise TaskError(next(iter(found.values())))
@@ -153,18 +152,18 @@ class Models:
         words = {w: one_token(getattr(form, w), spliced.vocabulary, w) for w in ("answer", "foil") if getattr(form, w)}
         return spliced, replace(form, **words)
 
-    def effects(self, form: Form, top: int, tick: Tick) -> list[dict[str, Any]]:
+    def effects(self, form: Form, top: int, progress: Progress) -> list[dict[str, Any]]:
         """Returns the nodes that move the metric most, as records."""
         import circuitsae as cs
 
-        spliced, form = self.asked(form, tick)
-        found = cs.node_effects(spliced, form.task(), method=form.method, progress=tick)
+        spliced, form = self.asked(form, progress)
+        found = cs.node_effects(spliced, form.task(), method=form.method, progress=progress)
         return found.strongest(top, kinds=("feature", "error"))
 
-    def measured(self, subject: Subject, tick: Tick) -> measuring.Measured:
+    def measured(self, subject: Subject, progress: Progress) -> measuring.Measured:
         """Returns what interventions need; a circuit's clean run is kept for the next ones."""
         if isinstance(subject, Form):
-            spliced, form = self.asked(subject, tick)
+            spliced, form = self.asked(subject, progress)
             return measuring.Measured(spliced, form.task())
         form = subject.form
         assert form is not None
@@ -172,7 +171,7 @@ class Models:
         if key in self._contexts:
             self._contexts.move_to_end(key)
             return self._contexts[key]
-        spliced = self.spliced(form.preset, tick)
+        spliced = self.spliced(form.preset, progress)
         own = subject.circuit.graph.graph.get("dictionaries")
         if own and {d.get("fingerprint") for d in own} != {d["fingerprint"] for d in spliced.describe()}:
             raise InputError(f"This circuit was traced with other dictionaries than {form.preset!r} has here.")
@@ -183,21 +182,21 @@ class Models:
         return made
 
     def intervene(
-        self, subject: Subject, edits: Sequence[dict[str, Any]], options: dict[str, Any], tick: Tick
+        self, subject: Subject, edits: Sequence[dict[str, Any]], options: dict[str, Any], progress: Progress
     ) -> dict[str, Any]:
         """Returns what an intervention does: the metric, the next tokens, every node's activation, before and after."""
-        return self.measured(subject, tick).intervene(edits, options)
+        return self.measured(subject, progress).intervene(edits, options)
 
-    def measure(self, subject: Subject, keys: Sequence[str], tick: Tick) -> Iterator[dict[str, float]]:
+    def measure(self, subject: Subject, keys: Sequence[str], progress: Progress) -> Iterator[dict[str, float]]:
         """Yields measured effects of ablating nodes one at a time, in batches."""
-        yield from self.measured(subject, tick).effects(keys, tick)
+        yield from self.measured(subject, progress).effects(keys, progress)
 
-    def faithfulness(self, subject: Subject, keys: Sequence[str], errors: bool, tick: Tick) -> dict[str, Any]:
+    def faithfulness(self, subject: Subject, keys: Sequence[str], errors: bool, progress: Progress) -> dict[str, Any]:
         """Returns the faithfulness of a set of nodes, and of random sets of as many."""
-        return self.measured(subject, tick).faithfulness(keys, RANDOM_SETS, tick, errors=errors)
+        return self.measured(subject, progress).faithfulness(keys, RANDOM_SETS, progress, errors=errors)
 
     def continuation(
-        self, subject: Subject, edits: Sequence[dict[str, Any]], options: dict[str, Any], tick: Tick
+        self, subject: Subject, edits: Sequence[dict[str, Any]], options: dict[str, Any], progress: Progress
     ) -> dict[str, Any]:
         """Returns how the model goes on, before and after an intervention."""
-        return self.measured(subject, tick).continuation(edits, options, tick)
+        return self.measured(subject, progress).continuation(edits, options, progress)

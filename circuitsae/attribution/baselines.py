@@ -1,6 +1,6 @@
 """What a node is set to when it is ablated: zero, its value on the patch prompt, or a mean over reference prompts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,6 +12,7 @@ from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.model.runs import DecoderRows, FeatureRun, Run, run_clean, sampled_products, weighted_rows
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.progress import Progress, report
 
 BaselineName = Literal["zero", "mean", "patch"]
 BASELINES: tuple[str, ...] = get_args(BaselineName)
@@ -100,7 +101,7 @@ def make_baseline(
     n_tokens: int,
     patch: Run | None,
     reference: Sequence[Sequence[int]] | None = None,
-    progress: Callable[[int, int, str], object] | None = None,
+    progress: Progress | None = None,
 ) -> Baseline:
     """Builds a baseline.
 
@@ -111,7 +112,7 @@ def make_baseline(
         patch: The run of the patch prompt, where the task has one.
         reference: Token ids of the reference prompts of the mean. Where all are as long as the prompt, the mean is
             taken at each position; else over all positions at which the dictionaries are applied.
-        progress: Called with prompts done, their number and a word.
+        progress: Called with prompts done, their number and a word; returning `False` cancels.
 
     Raises:
         UnknownNameError: There is no such baseline.
@@ -142,7 +143,7 @@ def _mean(
     spliced: SplicedModel,
     reference: Sequence[Sequence[int]],
     n_tokens: int,
-    progress: Callable[[int, int, str], object] | None,
+    progress: Progress | None,
 ) -> Baseline:
     aligned = all(len(tokens) == n_tokens for tokens in reference)
     kept = spliced.kept_positions(n_tokens)
@@ -163,8 +164,7 @@ def _mean(
             errors[hook] = errors[hook] + total if hook in errors else total
         total = run.embed if aligned else run.embed[own].sum(0, keepdim=True)
         embed = total if embed is None else embed + total
-        if progress is not None:
-            progress(done + 1, len(reference), "reference prompts")
+        report(progress, done + 1, len(reference), "reference prompts")
     assert embed is not None
     rows = [n_rows[spliced.canonical(d.hook_outs[0])] for d in spliced.dictionaries]
     features = tuple(_mean_features(found, n, n_tokens, aligned, kept) for found, n in zip(cells, rows, strict=True))

@@ -1,6 +1,6 @@
 """What a method works with: one task on one model, its clean run, its gradients, baseline and nodes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from circuitsae.attribution.backward import differentiate
 from circuitsae.attribution.baselines import Baseline, FeatureNodes, feature_nodes, make_baseline
 from circuitsae.attribution.nodes import NodeBlock, NodeEffects
-from circuitsae.errors import CancelledError, InputError, UnknownNameError
+from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.model.caching import KeyValues, key_values
 from circuitsae.model.checks import freezes
 from circuitsae.model.hooks import Hook
@@ -27,13 +27,11 @@ from circuitsae.model.runs import (
 )
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.model.tapes import cuts, is_long
+from circuitsae.progress import Progress, report
 from circuitsae.task.task import PreparedTask
 
 Gradient = Literal["pass-through", "through-dictionary", "frozen"]
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
-
-Progress = Callable[[int, int, str], object]
-"""Called with work done, work in all and a word for it; returning `False` (or raising) cancels."""
 
 
 class Context:
@@ -71,14 +69,13 @@ class Context:
         self._nodes: tuple[FeatureNodes, ...] | None = None
         self._key_values: list[KeyValues | None] = []
 
-    def tick(self, done: int, total: int, what: str) -> None:
+    def report(self, done: int, total: int, what: str) -> None:
         """Reports progress.
 
         Raises:
             CancelledError: The caller's callback said `False`.
         """
-        if self._progress is not None and self._progress(done, total, what) is False:
-            raise CancelledError(f"Cancelled after {done} of {total} {what}.")
+        report(self._progress, done, total, what)
 
     @property
     def run(self) -> Run:

@@ -29,6 +29,7 @@ from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.model.tapes import budget as tape_budget
 from circuitsae.model.tapes import cuts, is_long, layer_bytes
+from circuitsae.progress import Progress, part_of, report
 
 Linearisation = Literal["gradient", "frozen"]
 LINEARISATIONS: tuple[str, ...] = get_args(Linearisation)
@@ -103,9 +104,7 @@ class EdgeEngine:
         self._tape = None
         return rows.finish()
 
-    def feature_edges(
-        self, targets: Sequence[FeatureTargets], tick: Callable[[int, int, str], object] | None = None
-    ) -> Iterator[EdgeBatch]:
+    def feature_edges(self, targets: Sequence[FeatureTargets], progress: Progress | None = None) -> Iterator[EdgeBatch]:
         """Yields the in-edges of feature targets, block by block.
 
         Cost: swept, two products with attention's matrices a layer below a target and position before it, and a forward
@@ -125,8 +124,7 @@ class EdgeEngine:
             for batch in self._swept_edges(chain, [t for t in targets if t.number in here]):
                 yield batch
                 done += len(batch.target_nodes)
-                if tick is not None:
-                    tick(done, everything, "targets")
+                report(progress, done, everything, "targets")
             del chain
         by_segment: dict[int, list[FeatureTargets]] = {}
         for target in targets:
@@ -143,16 +141,15 @@ class EdgeEngine:
                 several = [parts] if stretch.is_cut else [[part] for part in parts]
                 for block in (block for some in several for block in split(some, self._room(stretch))):
                     size = sum(len(chosen) for _, chosen in block)
-                    yield self._feature_block(stretch, block, _beat(tick, done, size, everything, "targets"))
+                    yield self._feature_block(stretch, block, part_of(progress, done, size, everything, "targets"))
                     done += size
-                    if tick is not None:
-                        tick(done, everything, "targets")
+                    report(progress, done, everything, "targets")
         self._tape = None
 
     def error_edges(
         self,
         targets: Sequence[ErrorTargets] | None = None,
-        tick: Callable[[int, int, str], object] | None = None,
+        progress: Progress | None = None,
     ) -> Iterator[EdgeBatch]:
         """Yields the in-edges of error nodes, batch by batch.
 
@@ -163,7 +160,7 @@ class EdgeEngine:
 
         Args:
             targets: The error nodes; those among the sources when `None`.
-            tick: Called with targets done, their number and a word.
+            progress: Called with targets done, their number and a word.
         """
         if targets is None:
             targets = self.error_targets()
@@ -179,11 +176,10 @@ class EdgeEngine:
                 inside = (target.positions >= low) & (target.positions < high)
                 for part in inside.nonzero().flatten().split(self._room(stretch)):
                     yield self._error_block(
-                        stretch, target, part, _beat(tick, done, len(part), everything, "error nodes")
+                        stretch, target, part, part_of(progress, done, len(part), everything, "error nodes")
                     )
                     done += len(part)
-                    if tick is not None:
-                        tick(done, everything, "error nodes")
+                    report(progress, done, everything, "error nodes")
         self._tape = None
 
     def error_targets(self) -> list[ErrorTargets]:
@@ -298,7 +294,7 @@ class EdgeEngine:
         self,
         stretch: "_Stretch",
         block: Sequence[Part],
-        beat: Callable[[float], None],
+        told: Callable[[float], None],
     ) -> EdgeBatch:
         rows = Rows.of(self.origins, block)
         seeds, first = [], 0
@@ -310,7 +306,7 @@ class EdgeEngine:
             layer = self._layer(self.spliced.reads[number])
             seeds.append(_Seed(layer, lambda tape, n=number: tape.captured.x_in[n], at, direction, first))
             first += len(chosen)
-        self._pull(rows, stretch, seeds, beat)
+        self._pull(rows, stretch, seeds, told)
         return rows.finish()
 
     def _error_block(
@@ -318,7 +314,7 @@ class EdgeEngine:
         stretch: "_Stretch",
         target: ErrorTargets,
         part: Int[Tensor, "batch"],
-        beat: Callable[[float], None],
+        told: Callable[[float], None],
     ) -> EdgeBatch:
         spliced, positions, gradient = self.spliced, target.positions[part], target.gradients[part]
         slopes = gradient.norm(dim=-1)
@@ -333,7 +329,7 @@ class EdgeEngine:
                 seeds.append(_Seed(layer, lambda tape, n=number: tape.captured.x_in[n], positions, -back))
         totals = (direction * self.run.sites[target.hook].error[positions]).sum(-1)
         rows = Rows(self.origins, totals, slopes, target.nodes[part])
-        self._pull(rows, stretch, seeds, beat)
+        self._pull(rows, stretch, seeds, told)
         return rows.finish()
 
     def _reconstruction_directions(
@@ -363,7 +359,7 @@ class EdgeEngine:
         rows: Rows,
         stretch: "_Stretch",
         seeds: "Sequence[_Seed]",
-        beat: Callable[[float], None] | None = None,
+        told: Callable[[float], None] | None = None,
     ) -> None:
         """Pulls a block of targets down a stretch, piece by piece from the top, and gives the Jacobians to the rows.
 
@@ -397,8 +393,8 @@ class EdgeEngine:
                     below[part] = entry
                 for name, j in found.items():
                     rows.add(name, j[:, 0].to(dtype).flatten(2).transpose(0, 1), first)
-                if beat is not None:
-                    beat((number + part.stop / max(ends)) / len(pieces))
+                if told is not None:
+                    told((number + part.stop / max(ends)) / len(pieces))
             above = below
             del tape, here
 
@@ -546,18 +542,6 @@ def _products(
         is_grads_batched=batched,
     )
     return {name: g if batched else g[None] for name, g in zip(leaves, found, strict=True) if g is not None}
-
-
-def _beat(
-    tick: Callable[[int, int, str], object] | None, done: int, size: int, everything: int, what: str
-) -> Callable[[float], None]:
-    """Returns what is called with the share of a block that is done: blocks of long prompts take their time."""
-
-    def beat(share: float) -> None:
-        if tick is not None and int(share * size) < size:
-            tick(done + int(share * size), everything, what)
-
-    return beat
 
 
 def encoder_directions(

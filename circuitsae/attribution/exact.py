@@ -113,7 +113,7 @@ def measure_changes(context: Context, places: Sequence[Changes]) -> list[Float[T
             found[n][which] = part
         context.passes["forward"] += batch.forwards
         done += sum(sizes)
-        context.tick(done, total, "ablations")
+        context.report(done, total, "ablations")
     return found
 
 
@@ -427,7 +427,7 @@ def measure(context: Context, edits: Sequence[Edit]) -> Float[Tensor, "edit"]:
         result[batch] = context.readout.of(edited.captured).to(result) - run.metric
         context.passes["forward"] += len(batch) * (1 - edited.start / spliced.n_layers)
         done += len(batch)
-        context.tick(done, len(order), "ablations")
+        context.report(done, len(order), "ablations")
     return result
 
 

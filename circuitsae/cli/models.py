@@ -3,8 +3,9 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from circuitsae.cli.output import Console, Progress, file_size
+from circuitsae.cli.output import Console, file_size
 from circuitsae.errors import FetchError, InputError
+from circuitsae.progress import Progress
 
 if TYPE_CHECKING:
     from circuitsae.model.spliced import SplicedModel

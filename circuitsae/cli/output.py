@@ -6,14 +6,14 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from circuitsae.progress import Progress
+
 if TYPE_CHECKING:
     from circuitsae.tracing.estimates import Estimate
-
-Progress = Callable[[int, int, str], None]
 
 _DELAY = 0.3  # seconds that work may take before a bar is drawn for it
 

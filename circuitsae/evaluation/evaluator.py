@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from circuitsae import __version__, registry
-from circuitsae.attribution.effects import Progress
-from circuitsae.errors import CancelledError, InputError, UnknownNameError
+from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.evaluation.edges import Edges, measure_edges
 from circuitsae.evaluation.measuring import ERRORS, Cut, Errors, measure_cuts
 from circuitsae.evaluation.prompts import Prompts
@@ -22,6 +21,7 @@ from circuitsae.evaluation.survey import Survey, Surveyed, summarise, survey_pro
 from circuitsae.graph.circuit import Circuit
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.progress import Progress, report
 from circuitsae.task.sets import TaskSet
 from circuitsae.task.task import Task
 
@@ -404,8 +404,7 @@ class _Evaluator:
 
     def _tick(self, done: int) -> None:
         total = 2 * len(self.prompts)
-        if self.progress is not None and self.progress(done, total, "passes over prompts") is False:
-            raise CancelledError(f"Cancelled after {done} of {total} passes over prompts.")
+        report(self.progress, done, total, "passes over prompts")
 
 
 def _columns(number: int, cells: Sequence[Cell], values: Reals) -> dict[str, Any]:

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitsae.attribution.context import Progress
-from circuitsae.errors import CancelledError, InputError
+from circuitsae.errors import InputError
 from circuitsae.evaluation.prompts import Prompt, Prompts
 from circuitsae.evaluation.ranking import NodeTable, Owners
 from circuitsae.evaluation.survey import summarise, survey_prompt
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.runs import forward
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.progress import Progress, report
 from circuitsae.task.sets import TaskSet
 from circuitsae.task.task import Task
 
@@ -120,8 +120,7 @@ def learn_mask(
         adam.step()
         losses.append(total)
         sizes.append(float(expected.detach()))
-        if progress is not None and progress(step + 1, steps, "steps") is False:
-            raise CancelledError(f"Cancelled after {step + 1} of {steps} steps.")
+        report(progress, step + 1, steps, "steps")
     odds = gates.detach().cpu()
     kept = odds.topk(size).indices.tolist()
     lowest = float(odds.min())

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from circuitsae.attribution.baselines import BASELINES, Baseline, make_baseline
 from circuitsae.attribution.effects import Context
 from circuitsae.errors import InputError, TaskError, UnknownNameError
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.progress import Progress
 from circuitsae.task.task import PreparedTask, Task
 
 EVALUATION_BASELINES = (*BASELINES, "resample")
@@ -62,7 +63,7 @@ class Prompts:
         reference: Sequence[str | Sequence[int]] | None = None,
         seed: int = 0,
         together: bool = False,
-        progress: Callable[[int, int, str], object] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.spliced, self.together = spliced, together
         self.prepared = tuple(_prepared(spliced, n, task) for n, task in enumerate(tasks))

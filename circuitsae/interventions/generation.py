@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitsae.attribution.effects import Context, Progress, make_context
+from circuitsae.attribution.effects import Context, make_context
 from circuitsae.errors import InputError, MissingExtraError, TaskError
 from circuitsae.interventions.compiling import EditAt, compile_node, node_positions
 from circuitsae.interventions.kinds import AblateEdge, Intervention, PathPatch
@@ -17,6 +17,7 @@ from circuitsae.model.edits import FeatureEdit, VectorEdit, live_hooks, placed
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.names import NodeKey
+from circuitsae.progress import Progress
 from circuitsae.task.metrics import Logit
 from circuitsae.task.task import Task
 
@@ -168,7 +169,7 @@ def generate(
         written.append(chosen)
         log_probs.append(logits.double().cpu().log_softmax(-1).gather(-1, chosen[:, None])[:, 0])
         writer.take(chosen)
-        context.tick(step + 1, max_new_tokens, "tokens")
+        context.report(step + 1, max_new_tokens, "tokens")
         if end is not None:
             ended |= chosen == end
             if bool(ended.all()):

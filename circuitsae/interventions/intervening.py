@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
-from circuitsae.attribution.effects import Context, Progress, make_context
+from circuitsae.attribution.effects import Context, make_context
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.interventions.compiling import compile_edits
 from circuitsae.interventions.freezing import frozen_hooks
@@ -12,6 +12,7 @@ from circuitsae.interventions.results import InterventionResult, result_of, spel
 from circuitsae.model.edits import Edit, batch_size, edit_layer, placed, run_edited
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.progress import Progress
 from circuitsae.task.task import Task
 
 
@@ -154,7 +155,7 @@ def intervene_many(
         for copy, number in enumerate(numbers):
             results[number] = result_of(context, edited, copy, wanted)
         done += len(numbers)
-        context.tick(done, len(choices), "interventions")
+        context.report(done, len(choices), "interventions")
     return [result for result in results if result is not None]
 
 

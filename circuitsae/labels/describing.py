@@ -17,15 +17,14 @@ from torch import Tensor
 
 from circuitsae import __version__
 from circuitsae.dictionaries.base import Dictionary
-from circuitsae.errors import CancelledError, InputError, TaskError
+from circuitsae.errors import InputError, TaskError
 from circuitsae.labels.parquet import ParquetLabels, require_pyarrow, write_store
 from circuitsae.labels.records import Context, Description, short_label
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.names import layer_of
+from circuitsae.progress import Progress, report
 from circuitsae.task.vocabulary import Vocabulary
-
-Progress = Callable[[int, int, str], object]
 
 N_BINS = 32
 _BLOCK = 8_192  # characters tokenised at once: much less would cut many words, much more makes tokenizers warn
@@ -359,8 +358,7 @@ def gather(
         spliced.hooked.forward(inputs, reads, logits_at=[0], stop_at=last)
         counted += int(mask.sum())
         done += sum(map(len, batch))
-        if progress is not None and progress(min(done, expected or done), expected or done, "describing") is False:
-            raise CancelledError("Describing was cancelled.")
+        report(progress, min(done, expected or done), expected or done, "tokens described")
     if not counted:
         raise TaskError("The text holds no token to describe features by.")
     return found, counted
@@ -426,8 +424,7 @@ def promoted_tokens(
         amounts = logits(rows) - nothing
         up, down = amounts.topk(n), (-amounts).topk(n)
         results.append((up.indices.cpu(), up.values.cpu(), down.indices.cpu(), -down.values.cpu()))
-        if progress is not None and progress(int(indices[-1]) + 1, dictionary.d_sae, "unembedding") is False:
-            raise CancelledError("Describing was cancelled.")
+        report(progress, int(indices[-1]) + 1, dictionary.d_sae, "features unembedded")
     dictionary.release()
     ups, up_values, downs, down_values = (torch.cat(part) for part in zip(*results, strict=True))
     return ups, up_values, downs, down_values

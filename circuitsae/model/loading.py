@@ -17,9 +17,9 @@ from circuitsae.model.centring import centre_writing_weights
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.presets.catalogue import find_preset
-from circuitsae.presets.conversion import Progress
 from circuitsae.presets.fetching import fetch_from_hub, fetch_model
 from circuitsae.presets.preset import HubModel, Preset
+from circuitsae.progress import Progress
 
 
 @in_own_mode

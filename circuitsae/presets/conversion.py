@@ -8,14 +8,11 @@ here; dequantisation by the `gguf` package, which is llama.cpp's own.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from circuitsae.errors import CancelledError, FetchError
-
-Progress = Callable[[int, int, str], object]
-"""Called with work done, work in all, and a word; returning `False` cancels."""
+from circuitsae.errors import FetchError
+from circuitsae.progress import Progress, report
 
 _BLOCK = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
@@ -56,8 +53,7 @@ def convert_gguf(path: Path, folder: Path, progress: Progress | None = None) -> 
         if part in ("attn_q", "attn_k"):
             weight = _unpermuted(weight, heads if part == "attn_q" else kv_heads)
         weights[_hf_name(path, stem)] = weight
-        if progress is not None and progress(done + 1, len(reader.tensors), "converting") is False:
-            raise CancelledError("The conversion was cancelled.")
+        report(progress, done + 1, len(reader.tensors), "tensors converted")
     config = _config(fields, weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", config)

@@ -20,10 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from circuitsae.dictionaries import hub
-from circuitsae.errors import CancelledError, CircuitsaeError, FetchError, InputError
+from circuitsae.errors import CircuitsaeError, FetchError, InputError
 from circuitsae.folders import cache_folder
-from circuitsae.presets.conversion import Progress, convert_gguf
+from circuitsae.presets.conversion import convert_gguf
 from circuitsae.presets.preset import FolderModel, HubModel, Preset, WheelModel
+from circuitsae.progress import Progress, report
 
 _CONVERSION = 1
 """Part of the converted model's folder name: to be raised when `convert_gguf` comes to write something else."""
@@ -81,7 +82,7 @@ def fetch(preset: Preset, progress: Progress | None = None, *, source: str | Pat
     for done, given in enumerate(away):
         from circuitsae.dictionaries.loaders import load_dictionary
 
-        _tell(progress, done, len(away), "fetching dictionaries")
+        report(progress, done, len(away), "dictionaries fetched")
         load_dictionary(given)
     return folder
 
@@ -184,7 +185,7 @@ def _locked(destination: Path, progress: Progress | None) -> Iterator[Path]:
             with contextlib.suppress(filelock.Timeout):
                 lock.acquire(timeout=_TICK)
                 break
-            _tell(progress, 0, 1, "waiting for another process that fetches it")
+            report(progress, 0, 0, "waiting for another process that fetches it")
     except OSError as error:
         raise FetchError(
             f"Nothing can be stored in {parent}: {error.strerror}. $CIRCUITSAE_CACHE names another folder."
@@ -225,7 +226,7 @@ def _download(preset: Preset, wheel: WheelModel, scratch: Path, progress: Progre
         try:
             while process.poll() is None:
                 done = _size(scratch)
-                _tell(progress, min(done, preset.download), preset.download, "downloading")
+                report(progress, min(done, preset.download), preset.download, "bytes downloaded")
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_TICK)
         finally:
@@ -278,11 +279,6 @@ def _size(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 total += os.stat(os.path.join(inner, file)).st_size
     return total
-
-
-def _tell(progress: Progress | None, done: int, total: int, what: str) -> None:
-    if progress is not None and progress(done, total, what) is False:
-        raise CancelledError("The fetch was cancelled; nothing of it was kept.")
 
 
 # From the Hugging Face hub, into its own cache

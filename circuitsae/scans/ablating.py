@@ -6,11 +6,12 @@ from statistics import fmean
 from typing import Any
 
 from circuitsae import names
-from circuitsae.attribution.effects import Progress, make_context, node_effects
+from circuitsae.attribution.effects import make_context, node_effects
 from circuitsae.attribution.exact import measure_nodes
-from circuitsae.errors import CancelledError, InputError
+from circuitsae.errors import InputError
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.progress import Progress, report
 from circuitsae.scans import plotting
 from circuitsae.scans.tables import Columns, Matrix, dataframe, matrix, short
 from circuitsae.task.task import PreparedTask, Task
@@ -188,8 +189,7 @@ def scan_ablation(
             rows.append({"prompt": number, **record, "predicted": record["effect"], "measured": value})
             del rows[-1]["effect"]
         prepared.append(context.task)
-        if progress is not None and progress(number + 1, len(several), "prompts") is False:
-            raise CancelledError(f"Cancelled after {number + 1} of {len(several)} prompts.")
+        report(progress, number + 1, len(several), "prompts")
     if not rows:
         raise InputError("No node is active there; choose other sites, kinds or another position.")
     described = {str(p.metric.description.get("description", "metric")) for p in prepared}

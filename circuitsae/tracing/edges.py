@@ -83,10 +83,10 @@ def compute_edges(
     for number, target in enumerate(nodes.logits or (), nodes.first_metric):
         top = engine(replace(context.run, metric=target.value), target.readout)
         edges.add(top.metric_edges(number), target.slope)
-    for batch in main.feature_edges(nodes.targets(slopes_of(context, effects)), context.tick):
+    for batch in main.feature_edges(nodes.targets(slopes_of(context, effects)), context.report):
         edges.add(batch)
     if options.error_targets:
-        for batch in main.error_edges(tick=context.tick):
+        for batch in main.error_edges(progress=context.report):
             edges.add(batch)
     return edges
 

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from circuitsae import names, registry
-from circuitsae.attribution.effects import Context, Progress, Settings, make_context, run_method
+from circuitsae.attribution.effects import Context, Settings, make_context, run_method
 from circuitsae.attribution.exact import measure_nodes
-from circuitsae.errors import CancelledError, InputError
+from circuitsae.errors import InputError
 from circuitsae.graph.aggregation import aggregate, check_min_count
 from circuitsae.graph.alignment import Align, check_alignment
 from circuitsae.graph.circuit import Circuit
@@ -16,6 +16,7 @@ from circuitsae.graph.prune import Pruner
 from circuitsae.graph.schema import Graph
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.progress import Progress, report
 from circuitsae.task.task import Task
 from circuitsae.tracing.edges import build_graph, compute_edges
 from circuitsae.tracing.logits import logit_targets
@@ -215,8 +216,7 @@ def trace_many(
     check_alignment(align, [len(task.prepare(spliced.vocabulary).tokens) for task in tasks], slots)
     circuits: list[Circuit] = []
     for done, task in enumerate(tasks):
-        if progress is not None and progress(done, len(tasks), "tasks") is False:
-            raise CancelledError(f"Cancelled after {done} of {len(tasks)} tasks.")
+        report(progress, done, len(tasks), "tasks")
         circuits.append(trace(spliced, task, **options))
     return aggregate(circuits, align=align, slots=slots, min_count=min_count)
 

@@ -326,9 +326,9 @@ def test_work_stops_when_asked_and_after_its_deadline() -> None:
     jobs = Jobs(deadline=60)
     ended = threading.Event()
 
-    def endless(tick: Any) -> None:
+    def endless(progress: Any) -> None:
         try:
-            while tick(1, 2, "steps"):
+            while progress(1, 2, "steps"):
                 time.sleep(0.005)
             raise CancelledError("Cancelled.")
         finally:
@@ -355,7 +355,7 @@ def test_long_work_lets_short_work_in_between_its_parts() -> None:
     began, ran = threading.Event(), threading.Event()
     parts: list[int] = []
 
-    def long(tick: Any) -> Iterator[int]:
+    def long(progress: Any) -> Iterator[int]:
         for part in range(2000):  # many seconds: what isn't let in by then never is
             began.set()
             if ran.is_set():
@@ -366,7 +366,7 @@ def test_long_work_lets_short_work_in_between_its_parts() -> None:
     worker = threading.Thread(target=lambda: parts.extend(step.value for step in jobs.stream("a", long)))  # type: ignore[union-attr]
     worker.start()
     assert began.wait(30)
-    assert jobs.run("b", lambda tick: ran.set() or 7) == 7
+    assert jobs.run("b", lambda progress: ran.set() or 7) == 7
     worker.join()
     assert parts == list(range(len(parts))) and len(parts) < 2000
 
@@ -374,7 +374,7 @@ def test_long_work_lets_short_work_in_between_its_parts() -> None:
 def test_one_who_waits_can_give_up() -> None:
     jobs = Jobs(deadline=60)
     began, free = threading.Event(), threading.Event()
-    blocking = threading.Thread(target=lambda: jobs.run("a", lambda tick: began.set() or free.wait(60)))
+    blocking = threading.Thread(target=lambda: jobs.run("a", lambda progress: began.set() or free.wait(60)))
     blocking.start()
     assert began.wait(30)
 
@@ -384,10 +384,10 @@ def test_one_who_waits_can_give_up() -> None:
 
     threading.Thread(target=give_up).start()
     with pytest.raises(CancelledError, match="before it began"):
-        list(jobs.stream("b", lambda tick: 1))
+        list(jobs.stream("b", lambda progress: 1))
     free.set()
     blocking.join()
 
 
 def test_parts_come_as_they_are_done() -> None:
-    assert [s.value for s in Jobs(9).stream("a", lambda tick: iter([1, 2])) if isinstance(s, Done)] == [1, 2]
+    assert [s.value for s in Jobs(9).stream("a", lambda progress: iter([1, 2])) if isinstance(s, Done)] == [1, 2]

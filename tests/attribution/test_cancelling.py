@@ -20,3 +20,12 @@ def test_a_stopped_trace_leaves_no_hook(spliced: cs.SplicedModel, stop: object, 
     with pytest.raises((CancelledError, KeyboardInterrupt)):
         cs.trace(spliced, task, max_nodes=8, linearisation=linearisation, progress=progress)
     assert all(not p.fwd_hooks and not p.bwd_hooks for p in spliced.model.hook_dict.values())
+
+
+def test_the_reference_prompts_of_a_mean_can_be_cancelled(spliced: cs.SplicedModel) -> None:
+    task = cs.Task("The keys to the cabinet", metric=cs.LogitDiff(" are", " is"))
+    reference = ["The keys to the door", "The key to the cabinet", "The cats of the house"]
+    with pytest.raises(CancelledError, match="after 2 of 3 reference prompts"):
+        cs.node_effects(
+            spliced, task, baseline="mean", reference=reference, progress=lambda done, total, what: done < 2
+        )

@@ -140,8 +140,8 @@ def test_edges_are_those_of_one_tape(name: str, sites: str, linearisation: str, 
     def edges(**options: Any) -> list[EdgeBatch]:
         engine, targets = whole_graph(spliced, tokens, linearisation=linearisation, sweep=False, **options)
         few = [select(t, slice(0, None, 29)) for t in targets]
-        tick = lambda done, total, what: shown.append(done)  # noqa: E731
-        return [engine.metric_edges(0), *engine.feature_edges(few, tick), *engine.error_edges()]
+        progress = lambda done, total, what: shown.append(done)  # noqa: E731
+        return [engine.metric_edges(0), *engine.feature_edges(few, progress), *engine.error_edges()]
 
     expected = edges()
     cut()

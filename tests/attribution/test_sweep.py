@@ -201,11 +201,11 @@ def test_cancelling_leaves_nothing_behind() -> None:
     spliced = with_transcoders(model("gpt2"))
     engine, targets = whole_graph(spliced, budget=200_000)
 
-    def tick(done: int, total: int, what: str) -> None:
+    def progress(done: int, total: int, what: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(engine.feature_edges(targets, tick))
+        list(engine.feature_edges(targets, progress))
     gc.collect()
     assert not any(type(thing) is Chain for thing in gc.get_objects())
     assert all(not point.fwd_hooks for point in spliced.model.hook_dict.values())

