@@ -360,8 +360,8 @@ class Evaluation:
 
 
 def size_of(fraction: float, whole: int) -> int:
-    """Returns how many of `whole` a fraction is, rounded to the nearest."""
-    return min(whole, round(fraction * whole))
+    """Returns how many of `whole` a fraction is, cut to a whole number as MIB does: 0 of 628 at 0.1 %."""
+    return min(whole, int(fraction * whole))
 
 
 def _point(point: Point) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import circuitsae as cs
 from circuitsae import names as node_names
 from circuitsae.errors import InputError, NodeError, TaskError, UnknownNameError
 from circuitsae.evaluation.evaluator import GRID, evaluate
-from circuitsae.evaluation.result import Cell, Evaluation
+from circuitsae.evaluation.result import Cell, Evaluation, size_of
 
 
 def _by_hand(
@@ -165,9 +165,15 @@ def test_a_good_order_beats_activation_and_chance_and_the_areas_say_so(
     # The area by numpy's own trapezoid, from the points alone.
     curve = found.curves["effect"]
     sizes = {p.size: p.faithfulness.value for p in curve.points}
-    y = np.array([sizes[min(found.about["n_nodes"], round(f * found.about["n_nodes"]))] for f in GRID])
+    y = np.array([sizes[min(found.about["n_nodes"], int(f * found.about["n_nodes"]))] for f in GRID])
     assert curve.cpr.value == pytest.approx(np.trapezoid(y, GRID))
     assert curve.cmd.value == pytest.approx(np.trapezoid(np.abs(1 - y), GRID))
+
+
+def test_sizes_are_cut_where_mib_cuts_them() -> None:
+    # arXiv 2504.13151 and its evaluation.py: int(percentage * the number of edges).
+    assert [size_of(f, 628) for f in (0.0, 0.001, 0.002, 0.005, 0.01, 0.5, 1.0)] == [0, 0, 1, 3, 6, 314, 628]
+    assert [size_of(f, 32491) for f in GRID[1:]] == [int(f * 32491) for f in GRID[1:]]
 
 
 def test_minimality_is_the_circuit_less_one_node(spliced: cs.SplicedModel, agreement: cs.TaskSet) -> None:
