@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuitsae.errors import InputError
+from circuitsae.attribution.factors import factors
 from circuitsae.model.checks import freezes
 from circuitsae.model.hooks import Hook
 from circuitsae.model.spliced import SplicedModel
@@ -34,23 +34,15 @@ def relevant_mlps(spliced: SplicedModel) -> Hooks:
     `f(z) / 2`. So gradient times input is conserved through the MLP: biases aside, `x . dm/dx` is the same below as above.
 
     Raises:
-        InputError: The model's MLPs have no hook points inside (mixtures of experts).
+        InputError: An MLP has no hook points inside, or they are not its factors (mixtures of experts).
     """
     hooks: Hooks = []
-    for layer in range(spliced.n_layers):
-        mlp = f"blocks.{layer}.mlp"
-        if not spliced.hooked.has(f"blocks.{layer}.hook_mlp_out"):
-            continue
-        if not (spliced.hooked.has(f"{mlp}.hook_pre") and spliced.hooked.has(f"{mlp}.hook_post")):
-            raise InputError(
-                f"The MLP of layer {layer} has no hook points inside ({mlp}.hook_pre and .hook_post), so relevance can't be "
-                "propagated through it; methods without that rule are attribution-patching and integrated-gradients."
-            )
+    for mlp in factors(spliced):
         seen: dict[str, Tensor] = {}
-        hooks.append((f"{mlp}.hook_pre", _keeping(seen, "gate")))
-        if spliced.hooked.has(f"{mlp}.hook_pre_linear"):
-            hooks.append((f"{mlp}.hook_pre_linear", _keeping(seen, "linear")))
-        hooks.append((f"{mlp}.hook_post", lambda x, seen=seen: _with_relevance(x, seen)))
+        hooks.append((mlp.pre, _keeping(seen, "gate")))
+        if mlp.linear is not None:
+            hooks.append((mlp.linear, _keeping(seen, "linear")))
+        hooks.append((mlp.post, lambda x, seen=seen: _with_relevance(x, seen)))
     return hooks
 
 
@@ -69,13 +61,28 @@ def _with_relevance(post: Tensor, seen: dict[str, Tensor]) -> Tensor:
 
 def scaled_inputs(spliced: SplicedModel, query: float, key: float, value: float) -> Hooks:
     """Returns the hooks that multiply what flows back through queries, keys and values."""
-    factors = {"hook_q": query, "hook_k": key, "hook_v": value}
+    shares = {"hook_q": query, "hook_k": key, "hook_v": value}
     return [
-        (f"blocks.{layer}.attn.{name}", lambda x, by=by: x * by + (x * (1 - by)).detach())
+        (f"blocks.{layer}.attn.{name}", _passing(by))
         for layer in range(spliced.n_layers)
-        for name, by in factors.items()
+        for name, by in shares.items()
         if spliced.hooked.has(f"blocks.{layer}.attn.{name}")
     ]
+
+
+def scaled_gates(spliced: SplicedModel, gate: float, up: float) -> Hooks:
+    """Returns the hooks that multiply what flows back through the two factors of gated MLPs, `f(gate) * up`.
+
+    Raises:
+        InputError: An MLP has no hook points inside, or they are not its factors (mixtures of experts).
+    """
+    gated = [mlp for mlp in factors(spliced) if mlp.linear is not None]
+    return [(name, _passing(by)) for mlp in gated for name, by in ((mlp.pre, gate), (str(mlp.linear), up))]
+
+
+def _passing(share: float) -> Hook:
+    """Returns the hook that leaves values and passes a share of the gradient."""
+    return lambda x: x * share + (x * (1 - share)).detach()
 
 
 def soft_patterns(spliced: SplicedModel, temperature: float) -> Hooks:

@@ -16,7 +16,8 @@ TOKENIZER = Path(__file__).parents[2] / "circuitsae" / "presets" / "tiny" / "mod
 
 
 def config(name: str) -> Any:
-    """LayerNorm and biases (gpt2), RMS norms, rotary and grouped queries (llama), post-norms (gemma2), parallel (neox)."""
+    """LayerNorm and biases (gpt2), RMS norms, rotary and grouped queries (llama), post-norms (gemma2), parallel (neox),
+    one matrix of gate and up (phi3), experts (mixtral)."""
     import transformers
 
     sizes: dict[str, Any] = {
@@ -35,9 +36,11 @@ def config(name: str) -> Any:
         "gemma2": lambda: transformers.Gemma2Config(
             **sizes, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8, sliding_window=4
         ),
+        "phi3": lambda: transformers.Phi3Config(**sizes, num_key_value_heads=2, pad_token_id=0),
+        "mixtral": lambda: transformers.MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=4),
         "neox": lambda: transformers.GPTNeoXConfig(**sizes, use_parallel_residual=True),
     }[name]()
-    made._attn_implementation = "eager"
+    made._attn_implementation = made._experts_implementation = "eager"
     return made
 
 

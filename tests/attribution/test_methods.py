@@ -13,7 +13,14 @@ import circuitsae as cs
 from circuitsae.attribution.context import Context
 from circuitsae.attribution.effects import NodeEffects, make_context
 from circuitsae.attribution.methods.integrated_gradients import feeds, independent_sites, mean_gradients, quadrature
-from circuitsae.attribution.rules import LayerDrop, _SoftPattern, frozen_patterns, relevant_mlps, scaled_inputs
+from circuitsae.attribution.rules import (
+    LayerDrop,
+    _SoftPattern,
+    frozen_patterns,
+    relevant_mlps,
+    scaled_gates,
+    scaled_inputs,
+)
 from circuitsae.dictionaries.neurons import identity_dictionary
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.model.checks import freezes
@@ -151,7 +158,7 @@ def test_relevance_without_rules_is_attribution_patching(spliced: cs.SplicedMode
     none = {"scales": False, "patterns": False, "mlps": False}
     for method, options in (
         ("relp", none),
-        ("gim", {"scales": False, "temperature": 1, "query": 1, "key": 1, "value": 1}),
+        ("gim", {"scales": False, "temperature": 1, "query": 1, "key": 1, "value": 1, "gate": 1, "up": 1}),
         ("atp-star", {"drop": False}),
     ):
         found = cs.node_effects(spliced, task, method=method, **options)
@@ -162,8 +169,19 @@ def test_relevance_needs_hook_points_inside_the_mlp(monkeypatch: pytest.MonkeyPa
     spliced = saes("llama", 0)
     has = spliced.hooked.has
     monkeypatch.setattr(spliced.hooked, "has", lambda name: has(name) and "hook_pre" not in name)
-    with pytest.raises(InputError, match=r"MLP of layer 0 has no hook points inside"):
-        cs.node_effects(spliced, TASK, method="relp")
+    for method in ("relp", "gim"):
+        with pytest.raises(InputError, match=r"MLP of layer 0 has no hook points inside"):
+            cs.node_effects(spliced, TASK, method=method)
+
+
+@pytest.mark.parametrize(("method", "without"), [("relp", {"mlps": False}), ("gim", {"gate": 1, "up": 1})])
+def test_a_rule_about_factors_is_refused_in_a_mixture_of_experts(method: str, without: dict[str, Any]) -> None:
+    # Its `hook_pre` and `hook_post` are the MLP's input and output, of one shape: the rule would run, and mean nothing.
+    spliced = saes("mixtral", 0)
+    assert spliced.hooked.has("blocks.0.mlp.hook_pre")
+    with pytest.raises(InputError, match=r"MLP of layer 0 .* mixture of experts"):
+        cs.node_effects(spliced, TASK, method=method)
+    assert cs.node_effects(spliced, TASK, method=method, **without).method == method
 
 
 # GIM
@@ -206,8 +224,43 @@ def test_scaled_values_pass_that_share_of_the_gradient() -> None:
     torch.testing.assert_close(with_share[1], (with_share[0] + with_share[2]) / 2, **CLOSE)
 
 
-def test_gim_equals_plain_hooks_that_do_the_same() -> None:
-    spliced = saes("llama", 0)
+@pytest.mark.parametrize("family", ["llama", "phi3"])  # phi3: gate and up in one matrix
+def test_gates_pass_each_factor_its_share_by_the_published_formula(family: str) -> None:
+    spliced = saes(family, 0)
+    mlp = spliced.model.original_model.model.layers[1].mlp
+    leaves, seen = [], []
+
+    def leaf(x: Tensor) -> Tensor:
+        leaves.append(x.detach().requires_grad_())
+        return leaves[0]
+
+    hooks = [*scaled_gates(spliced, 0.3, 0.5), ("blocks.1.mlp.hook_in", leaf), ("blocks.1.hook_mlp_out", seen.append)]
+    with torch.enable_grad():
+        spliced.hooked.forward(torch.tensor([TOKENS]), hooks)
+    (x,), (y,) = leaves, seen
+    v = torch.linspace(-1, 1, D_MODEL, dtype=torch.float64).expand_as(y)
+    found = torch.autograd.grad((y * v).sum(), x)[0]
+    with torch.no_grad():
+        if family == "phi3":
+            gate, up = mlp.gate_up_proj.weight.chunk(2)
+        else:
+            gate, up = mlp.gate_proj.original_component.weight, mlp.up_proj.original_component.weight
+        down = mlp.down_proj.original_component.weight
+        z, u, back = x @ gate.T, x @ up.T, v @ down
+        slope = z.sigmoid() * (1 + z * (1 - z.sigmoid()))  # of silu
+        expected = 0.3 * (back * slope * u) @ gate + 0.5 * (back * F.silu(z)) @ up
+        torch.testing.assert_close(found, expected, **CLOSE)
+        torch.testing.assert_close(y, (F.silu(z) * u) @ down.T, **CLOSE)
+
+
+def test_gim_of_a_plain_mlp_has_nothing_to_share() -> None:
+    spliced = saes("gpt2", 0)
+    assert scaled_gates(spliced, 0.5, 0.5) == []
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3"])
+def test_gim_equals_plain_hooks_that_do_the_same(family: str) -> None:
+    spliced = saes(family, 0)
     found = cs.node_effects(spliced, TASK, method="gim")
 
     def share(by: float) -> Hook:
@@ -226,6 +279,8 @@ def test_gim_equals_plain_hooks_that_do_the_same() -> None:
             (f"{scores}.hook_q", share(0.25)),
             (f"{scores}.hook_k", share(0.25)),
             (f"{scores}.hook_v", share(0.5)),
+            # Half of what both branches of a gated MLP pass back is all that its product passes back, halved.
+            (f"blocks.{n}.mlp.hook_post", share(0.5)),
         ]
         hooks.append((f"{scores}.hook_pattern", soft))
     leaf = torch.zeros(1, len(TOKENS), D_MODEL, dtype=torch.float64, requires_grad=True)

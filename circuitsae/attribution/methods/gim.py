@@ -6,7 +6,7 @@ from typing import ClassVar
 from circuitsae.attribution.context import Context
 from circuitsae.attribution.costs import Passes, Prospect
 from circuitsae.attribution.nodes import NodeEffects
-from circuitsae.attribution.rules import frozen_scales, scaled_inputs, soft_patterns
+from circuitsae.attribution.rules import frozen_scales, scaled_gates, scaled_inputs, soft_patterns
 from circuitsae.errors import InputError
 
 
@@ -15,8 +15,8 @@ class GradientInteraction:
 
     Normalisation scales are constants; the softmax's backward pass is taken at a higher temperature, since removing one
     of several keys that stand in for each other changes little at the clean temperature; and what flows back through
-    factors of a product is divided among them. Source: Edin et al. 2025 (arXiv 2505.17630), with the factors of the
-    authors' package gim-explain.
+    factors of a product is divided among them, in attention and in gated MLPs. Source: Edin et al. 2025 (arXiv
+    2505.17630), with the factors of the authors' package; gim-explain 0.1.4 on PyPI still lacks the rule for MLPs.
     """
 
     name: ClassVar[str] = "gim"
@@ -30,6 +30,7 @@ class GradientInteraction:
             scales: Normalisation scales are constants.
             temperature: Of the softmax's backward pass; 1 leaves it.
             query, key, value: What gradients through queries, keys and values are multiplied by.
+            gate, up: The same for the factors of gated MLPs; where both are 1, MLPs need no hook points inside.
         """
 
         scales: bool = True
@@ -37,12 +38,14 @@ class GradientInteraction:
         query: float = 0.25
         key: float = 0.25
         value: float = 0.5
+        gate: float = 0.5
+        up: float = 0.5
 
     def __call__(self, context: Context, options: Options) -> NodeEffects:
         """See [Method][circuitsae.attribution.effects.Method].
 
         Raises:
-            InputError: The temperature is not above zero.
+            InputError: The temperature is not above zero, or an MLP's factors can't be told (mixtures of experts).
         """
         if not options.temperature > 0:
             raise InputError(f"The temperature is {options.temperature}; expected one above 0, such as 2.")
@@ -51,6 +54,7 @@ class GradientInteraction:
             *(frozen_scales(spliced) if options.scales else ()),
             *(soft_patterns(spliced, options.temperature) if options.temperature != 1 else ()),
             *scaled_inputs(spliced, options.query, options.key, options.value),
+            *(scaled_gates(spliced, options.gate, options.up) if (options.gate, options.up) != (1, 1) else ()),
         ]
         return context.effects(*context.gradients(rules))
 
