@@ -6,8 +6,10 @@ kept beside it under `circuitsae`, which other readers pass over, so that a circ
 circuit-tracer's own comes back exactly too, its ids included, when it is written again.
 """
 
+import datetime
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +18,7 @@ import networkx as nx
 
 from circuitsae import __version__, names
 from circuitsae.errors import GraphFileError, InputError
-from circuitsae.graph.circuit import Circuit
+from circuitsae.graph.circuit import Circuit, refuse_pickle
 from circuitsae.graph.files import read_whole, write_whole
 from circuitsae.graph.schema import FROM_KEY, Attributes, Graph, shown
 
@@ -28,21 +30,48 @@ _KIND = {
     "bias": "bias",
     "metric": "logit",
 }
-_LARGEST = 2**53 - 1
 _OURS, _THEIRS = "circuitsae", "circuit_tracer"
+# What of a circuit's options their pages show, by their names.
+_SETTINGS = {
+    "generation_settings": {
+        "max_n_logits": ("max_logits", int),
+        "desired_logit_prob": ("logit_share", int | float),
+        "max_feature_nodes": ("max_nodes", int),
+    },
+    "pruning_settings": {
+        "node_threshold": ("node_threshold", int | float),
+        "edge_threshold": ("edge_threshold", int | float),
+    },
+}
+_FEATURE_ID = re.compile(r"\d+_(?:[a-z]{1,8}_)?(\d{1,16})_[^_]*", re.ASCII)
+_ATTENTION_SITE = "blocks.{layer}.hook_attn_out"
+_KNOWN = ("cross layer transcoder", "lorsa")
+_SUMMED = "summed"
 
 
-def as_circuit_tracer(circuit: Circuit, slug: str | None = None, scan: str | None = None) -> str:
+def as_circuit_tracer(
+    circuit: Circuit,
+    slug: str | None = None,
+    scan: str | None = None,
+    *,
+    source_set: str | None = None,
+    creator: str | None = None,
+    creator_url: str | None = None,
+) -> str:
     """Returns the graph JSON of circuit-tracer and Neuronpedia (schema version 1).
 
     A link's weight is the edge's `contribution`, as in circuit-tracer; without one, the metric's change that `weight`
     stands for, with its sign turned. `influence` is there the share of all influence that lies in this and stronger
-    nodes, and is written where the circuit knows influences. The metric is the one logit node.
+    nodes, and is written where the circuit knows influences. The metric is the one logit node; where next tokens' logits
+    are the targets, each is one, and the most probable is the target. Pins and groups become pinned ids and supernodes.
 
     Args:
         circuit: What is written.
         slug: The graph's name there; made from the circuit's prompt by default.
-        scan: Which model or transcoders; the circuit's model by default. Neuronpedia takes it as the model's id.
+        scan: Which model or transcoders; what the circuit's preset says, else the model's name. Neuronpedia takes it as
+            the model's id.
+        source_set: Neuronpedia's source set, in which it looks features up; what the circuit's preset says by default.
+        creator, creator_url: Who made the graph, as Neuronpedia shows it.
     """
     about, nodes = circuit.graph.graph, circuit.graph.nodes
     kept: dict[str, Any] = about.get(_THEIRS) or {}
@@ -52,6 +81,12 @@ def as_circuit_tracer(circuit: Circuit, slug: str | None = None, scan: str | Non
     token_ids = list(about.get("token_ids") or ())
     n_layers = _n_layers(about, [nodes[key] for key in keys])
     numbers = _site_numbers([nodes[key] for key in keys])
+    # their viewer shows one logit as the target
+    target = max(
+        (key for key in keys if nodes[key]["kind"] == "metric"),
+        key=lambda key: nodes[key].get("probability", 0.0),
+        default=None,
+    )
     shares = _cumulative({key: nodes[key]["influence"] for key in keys if "influence" in nodes[key]})
     ids: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
@@ -59,11 +94,14 @@ def as_circuit_tracer(circuit: Circuit, slug: str | None = None, scan: str | Non
     for key in keys:
         data = nodes[key]
         theirs = _kept_row(data)
+        if kept and data.get(_THEIRS) == _SUMMED:
+            continue
         if kept and theirs is not None and isinstance(theirs[1].get("node_id"), str):
             ids[key] = theirs[1]["node_id"]
             numbered.append((theirs[0], theirs[1] | ({"clerp": data["label"]} if "label" in data else {})))
             continue
         row = _node(key, data, about, tokens, token_ids, n_layers, numbers)
+        row["is_target_logit"] = key == target
         ids[key] = row["node_id"]
         if key in shares:
             row["influence"] = shares[key]
@@ -75,6 +113,8 @@ def as_circuit_tracer(circuit: Circuit, slug: str | None = None, scan: str | Non
     numbered_links: list[tuple[int, dict[str, Any]]] = []
     for source, target, data in circuit.graph.edges(data=True):
         theirs = _kept_row(data)
+        if kept and data.get(_THEIRS) == _SUMMED:
+            continue
         if kept and theirs is not None:
             numbered_links.append(theirs)
             continue
@@ -89,20 +129,27 @@ def as_circuit_tracer(circuit: Circuit, slug: str | None = None, scan: str | Non
         rows = [row for _, row in sorted(numbered, key=lambda pair: pair[0])] + rows
         links = [link for _, link in sorted(numbered_links, key=lambda pair: pair[0])] + links
         document = {**(kept.get("document") or {}), "nodes": rows, "links": links}
+        shown_before = kept.get("shown", {"pins": [], "groups": []})
+        if shown_before != {"pins": about.get("pins", []), "groups": about.get("groups", [])}:
+            document["qParams"] = {**(document.get("qParams") or {}), **_pinned(about, ids)}
         return json.dumps(document, indent=1, allow_nan=False) + "\n"
-    model = about.get("model", {}).get("name") or "unknown"
+    known_scan, _, known_set = str(about.get("neuronpedia") or "").partition("/")
+    source_set = source_set or known_set
+    model = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(about.get("model", {}).get("name") or "").rpartition("/")[2])
     document = {
         "metadata": {
             "slug": slug or _slug(circuit.prompt),
-            "scan": scan or model,
-            "transcoder_list": [],
+            "scan": scan or known_scan or model or "unknown",
+            "transcoder_list": [str(d["source"]) for d in about.get("dictionaries", ()) if d.get("source")],
             "prompt_tokens": tokens or _position_names([nodes[key] for key in keys]),
             "prompt": circuit.prompt,
             "schema_version": 1,
-            "info": {"generator": {"name": "circuitsae", "version": __version__}},
+            "info": _info(about, creator, creator_url),
+            **({"feature_details": {"neuronpedia_source_set": source_set}} if source_set else {}),
+            **_settings(about),
             **({"node_threshold": 1.0} if shares else {}),
         },
-        "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
+        "qParams": {**_pinned(about, ids), "linkType": "both", "clickedId": "", "sg_pos": ""},
         "nodes": rows,
         "links": links,
         _OURS: {"graph": about, "order": list(circuit.graph)},
@@ -152,6 +199,7 @@ def read_circuit_tracer(
     Raises:
         GraphFileError: The file can't be read, is too large, or is not such a graph.
     """
+    refuse_pickle(path)
     try:
         text = read_whole(Path(path), max_bytes)
     except InputError as error:
@@ -168,8 +216,10 @@ def from_circuit_tracer(text: str | bytes, *, site: str | None = None) -> Circui
     What this package wrote comes back exactly. In a file of circuit-tracer's own, the target logit becomes the metric,
     and a link's weight the edge's `contribution`. Effects are not in such a file; those given here follow from its
     linear graph: `effect` of a node is the metric's change when it is taken away and the change passes along the kept
-    edges only, and an edge's `weight` the part that goes through it. Other logit nodes, and all else that a circuit has
-    no place for, are kept and written again by `as_circuit_tracer`. Where an id names a feature and an error node, links
+    edges only, and an edge's `weight` the part that goes through it. Pinned ids and supernodes become pins and groups;
+    features of attention dictionaries get sites `blocks.LAYER.hook_attn_out`; biases and nodes of unknown type are added
+    up in the bias node. Other logit nodes, and all else that a circuit has no place for, are kept and written again by
+    `as_circuit_tracer`. Where an id names a feature and an error node, links
     are the feature's unless a second link between the same ids, or the layers, say otherwise.
 
     Args:
@@ -214,7 +264,7 @@ def _node(
     at = "all" if position is None else position
     number = numbers.get(data.get("site", ""), 0)
     layer = str(_layer(data))
-    probability, target = 0.0, kind == "metric"
+    probability = 0.0
     label = data.get("label", "")
     if kind == "feature":
         part = data["index"] if number == 0 else f"{data['index']}-{number}"
@@ -234,18 +284,23 @@ def _node(
     elif kind == "bias":
         node_id, feature, layer, js, label = "bias", 0, "E", "bias-0", label or "Bias"
         position = 0
+    elif "index" in data:
+        probability, feature, layer = float(data.get("probability", 0.0)), data["index"], str(n_layers + 1)
+        label = f'Output "{label}" (p={probability:.3f})'
+        node_id, js = f"{layer}_{feature}_{at}", f"L_{feature}-{at}"
     else:
         metric = about.get("metric", {})
         ids = metric.get("token_ids") if isinstance(metric.get("token_ids"), dict) else {}
-        answer = ids.get("answer") if isinstance(ids.get("answer"), int) else 0
+        feature = next((i for i in _listed(ids.get("answer")) if type(i) is int), 0)
         position = max(len(tokens) - 1, 0)
         layer = str(n_layers + 1)
         # the viewer reads the probability out of the label, and stops without one
         shares = {row[0]: row[1] for row in about.get("top_tokens", ()) if isinstance(row, list) and len(row) == 2}
-        probability = float(shares.get(metric.get("answer"), 0.0))
+        answers = [text for text in _listed(metric.get("answer")) if isinstance(text, str)]
+        probability = float(sum(shares.get(text, 0.0) for text in answers))
         text = metric.get("description") or metric.get("name") or "metric"
         label = f'Output "{text.replace(chr(34), chr(39))}" (p={probability:.3f})'
-        node_id, feature, js = f"{layer}_{answer}_{position}", answer, f"L_{answer}-{position}"
+        node_id, js = f"{layer}_{feature}_{position}", f"L_{feature}-{position}"
     row = {
         "node_id": node_id,
         "feature": feature,
@@ -253,7 +308,7 @@ def _node(
         "ctx_idx": position or 0,
         "feature_type": _KIND[kind],
         "token_prob": probability,
-        "is_target_logit": target,
+        "is_target_logit": False,
         "run_idx": 0,
         "reverse_ctx_idx": 0,
         "jsNodeId": js,
@@ -266,6 +321,53 @@ def _node(
 
 def _looks_right(document: object) -> bool:
     return isinstance(document, dict) and {"metadata", "nodes", "links"} <= document.keys()
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _pinned(about: Mapping[str, Any], ids: Mapping[str, str]) -> dict[str, Any]:
+    """Returns pins and groups as the viewer's state has them; nodes that are not there are left out."""
+    groups = [(group["name"], [ids[key] for key in group["keys"] if key in ids]) for group in about.get("groups", ())]
+    return {
+        "pinnedIds": [ids[key] for key in about.get("pins", ()) if key in ids],
+        "supernodes": [[name, *members] for name, members in groups if members],
+    }
+
+
+def _info(about: Mapping[str, Any], creator: str | None, creator_url: str | None) -> dict[str, Any]:
+    info: dict[str, Any] = {"generator": {"name": "circuitsae", "version": __version__}}
+    info |= {"creator_name": creator} if creator else {}
+    info |= {"creator_url": creator_url} if creator_url else {}
+    sources = (
+        str(d.get("source", "")).removeprefix("hf://").split("/")
+        for d in about.get("dictionaries", ())
+        if str(d.get("source", "")).startswith("hf://")
+    )
+    urls = dict.fromkeys(f"https://huggingface.co/{'/'.join(parts[:2])}" for parts in sources)
+    info |= {"source_urls": list(urls)} if urls else {}
+    try:
+        created = datetime.datetime.fromisoformat(about["created"])
+        info["create_time_ms"] = int(created.timestamp() * 1000)
+    except (KeyError, ValueError, OverflowError, OSError):
+        pass
+    return info
+
+
+def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
+    options = about.get("options", {})
+    found: dict[str, Any] = {}
+    for part, wanted in _SETTINGS.items():
+        values = {
+            name: options[ours]
+            for name, (ours, kind) in wanted.items()
+            if isinstance(options.get(ours), kind) and not isinstance(options[ours], bool)
+        }
+        own = ("method", "baseline", "linearisation") if part == "generation_settings" else ("prune",)
+        values |= {name: about[name] for name in own if isinstance(about.get(name), str)}
+        found |= {part: values} if values else {}
+    return found
 
 
 def _kept_row(data: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
@@ -348,6 +450,11 @@ def _theirs(document: dict[str, Any], nodes: list[dict[str, Any]], links: list[d
             continue
         else:
             key, data = _their_node(row, f"nodes[{number}]", site, tokens)
+        if key == names.BIAS:
+            found[key] = {_THEIRS: _SUMMED}
+            others.append([number, row])
+            by_id.setdefault(node_id, []).append(key)
+            continue
         if key in found:
             raise InputError(f"nodes[{number}] is {key}, which is there twice.")
         by_id.setdefault(node_id, []).append(key)
@@ -371,12 +478,19 @@ def _theirs(document: dict[str, Any], nodes: list[dict[str, Any]], links: list[d
         if pair is None:
             left.append([number, link])
             continue
+        if pair[0] == names.BIAS:
+            so_far = graph.edges[pair]["contribution"] if graph.has_edge(*pair) else 0.0
+            graph.add_edge(*pair, contribution=so_far + float(weight), weight=0.0, **{_THEIRS: _SUMMED})
+            left.append([number, link])
+            continue
         if pair in seen:
             raise InputError(f"links[{number}] joins {shown(pair[0])} to {shown(pair[1])} a second time.")
         seen.add(pair)
         graph.add_edge(*pair, contribution=float(weight), weight=0.0, **{_THEIRS: [number, link]})
     _effects(graph)
     prompt = metadata.get("prompt")
+    shown_there = _shown_there(document.get("qParams"), by_id)
+    graph.graph.update({name: value for name, value in shown_there.items() if value})
     graph.graph.update(
         tokens=list(tokens),
         prompt=prompt if isinstance(prompt, str) else "".join(tokens),
@@ -386,12 +500,26 @@ def _theirs(document: dict[str, Any], nodes: list[dict[str, Any]], links: list[d
             "document": {name: value for name, value in document.items() if name not in ("nodes", "links")},
             "nodes": others,
             "links": left,
+            "shown": shown_there,
         },
     )
     scan = metadata.get("scan")
     if isinstance(scan, str):
         graph.graph["model"] = {"name": scan}
     return graph
+
+
+def _shown_there(state: object, by_id: Mapping[str, list[str | None]]) -> dict[str, list[Any]]:
+    """Returns the pins and groups in the viewer's state; ids of nodes that are not there are passed over."""
+    given = cast(dict[str, Any], state) if isinstance(state, dict) else {}
+
+    def keys(ids: object) -> list[str]:
+        known = [by_id.get(i, [None])[0] for i in (ids if isinstance(ids, list) else ()) if isinstance(i, str)]
+        return list(dict.fromkeys(key for key in known if key is not None))
+
+    supernodes = [row for row in _listed(given.get("supernodes")) if isinstance(row, list) and row]
+    groups = [{"name": str(row[0]), "keys": keys(row[1:])} for row in supernodes]
+    return {"pins": keys(given.get("pinnedIds")), "groups": [group for group in groups if group["keys"]]}
 
 
 def _their_node(row: dict[str, Any], where: str, site: str, tokens: Sequence[str]) -> tuple[str, Attributes]:
@@ -409,25 +537,27 @@ def _their_node(row: dict[str, Any], where: str, site: str, tokens: Sequence[str
         data["label"] = row["clerp"]
     if kind == "embedding":
         return names.token(position), data
+    match = _FEATURE_ID.fullmatch(str(row.get("node_id")))
+    if kind in ("bias", "unknown") or (match is None and kind not in _KNOWN and "error" not in kind):
+        return names.BIAS, {}
     layer = row.get("layer")
     if not str(layer).isascii() or not str(layer).isdigit() or len(str(layer)) > 6:
         raise InputError(f"{where}.layer is {shown(layer)}; expected a layer's number.")
     try:
-        place = site.format(layer=int(str(layer)))
+        place = (_ATTENTION_SITE if kind.startswith("lorsa") else site).format(layer=int(str(layer)))
     except (KeyError, IndexError, ValueError):
         raise InputError(f"The site {site!r} can't be filled in; expected one place, {{layer}}.") from None
     if "error" in kind:
         return names.error(place, position), data
-    middle = str(row.get("node_id")).split("_")
-    if len(middle) != 3 or not (middle[1].isascii() and middle[1].isdigit()) or len(middle[1]) > 16:
+    if match is None:
         raise InputError(f"{where}.node_id is {shown(row.get('node_id'))}; expected LAYER_FEATURE_POSITION.")
-    return names.feature(place, int(middle[1]), position), data
+    return names.feature(place, int(match[1]), position), data
 
 
 def _pair(sources: list[str | None], targets: list[str | None], seen: set[tuple[str, str]]) -> tuple[str, str] | None:
     """Returns which nodes a link joins, where an id may name two; `None` where it goes to another logit."""
     # nothing acts on an error node, so that a target which is two nodes is the feature
-    target = next((key for key in targets if key is not None and names.parse(key).kind != "error"), None)
+    target = next((key for key in targets if key is not None and names.parse(key).kind not in ("error", "bias")), None)
     if target is None:
         return None
     candidates = [key for key in sources if key is not None]
@@ -516,7 +646,8 @@ def _position_names(nodes: Sequence[Attributes]) -> list[str]:
 
 def _logit_text(row: Mapping[str, Any]) -> str:
     clerp = row.get("clerp")
-    return f"logit of {clerp.split(chr(34))[1]!r}" if isinstance(clerp, str) and clerp.count('"') >= 2 else "logit"
+    token = re.match(r'[^"]*"(.*)"(?: \(p=|\Z)', clerp, re.DOTALL) if isinstance(clerp, str) else None
+    return f"logit of {token[1]!r}" if token else "logit"
 
 
 def _slug(prompt: str) -> str:

@@ -43,7 +43,7 @@ def circuit_page(circuit: Circuit, state: Mapping[str, Any] | None = None) -> st
     Args:
         circuit: What is drawn.
         state: What the drawing's `getState` returned (docs/drawing.md): thresholds, pins, groups, selection, view. The
-            page opens with it; what does not fit the circuit is passed over.
+            page opens with it; what does not fit the circuit is passed over. The circuit's own pins and groups by default.
     """
     script, style = drawing_script() + _START, drawing_style() + _asset("page.css")
     # A picture is saved by drawing the page's own SVG, which the page names as a data: address.
@@ -52,6 +52,8 @@ def circuit_page(circuit: Circuit, state: Mapping[str, Any] | None = None) -> st
         "base-uri 'none'; form-action 'none'"
     )
     title = html.escape((circuit.prompt or "Circuit")[:200].encode("utf-8", "replace").decode())
+    if state is None:
+        state = {name: circuit.graph.graph[name] for name in ("pins", "groups") if name in circuit.graph.graph} or None
     data = embedded_json({"payload": view_payload(circuit), "state": state})
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -201,6 +201,10 @@ class Circuit:
             if source in inside and target in inside
         )
         part.graph.update(json.loads(json.dumps(self.graph.graph)))
+        if "pins" in part.graph:
+            part.graph["pins"] = [key for key in part.graph["pins"] if key in inside]
+        for group in part.graph.get("groups", ()):
+            group["keys"] = [key for key in group["keys"] if key in inside]
         kept = part.graph.get("kept")
         if kept is not None:
             shares = {name for name in kept if name.endswith(("_share", "_score"))}
@@ -355,6 +359,7 @@ class Circuit:
                 breaks the contract (cycles, numbers that are not finite, unknown kinds, edges to nowhere).
         """
         path = Path(path)
+        refuse_pickle(path)
         try:
             return cls.from_json(read_whole(path, max_bytes))
         except GraphFileError as error:
@@ -421,6 +426,25 @@ class Circuit:
             near = near_matches(str(key)[:200], list(self.graph))
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"it has {len(self.graph):,} others."
             raise NodeError(f"The circuit has no node {schema.shown(key)}; {hint}")
+
+
+def refuse_pickle(path: str | os.PathLike[str]) -> None:
+    """Refuses a file of torch's, such as the `graph.pt` that circuit-tracer saves: opening a pickle can run code.
+
+    Raises:
+        GraphFileError: The file is one, by its name or its first bytes; the message says what to do instead.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4)
+    except (OSError, ValueError):
+        return  # reading it says why
+    if Path(path).suffix.lower() in (".pt", ".pth", ".pkl") or head == b"PK\x03\x04" or head[:1] == b"\x80":
+        raise GraphFileError(
+            f"{os.fspath(path)!r} is a pickle, which can run code when it is opened, so it is not read. circuit-tracer "
+            "writes its graph as JSON by create_graph_files('graph.pt', slug='NAME', output_path='FOLDER') of "
+            "circuit_tracer.utils; FOLDER/NAME.json is read here."
+        )
 
 
 def exporter_for(name: str) -> registry.Plugin:

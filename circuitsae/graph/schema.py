@@ -350,6 +350,13 @@ def _is_token_shares(value: Any) -> bool:
     )
 
 
+def _is_groups(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        _is_object(group) and _is_text(group.get("name")) and _is_texts(group.get("keys"))
+        for group in cast(list[Any], value)
+    )
+
+
 _TEXT = ("text", _is_text)
 _GRAPH_ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "package_version": _TEXT,
@@ -370,6 +377,9 @@ _GRAPH_ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "metric_value": ("a number", _is_number),
     "baseline_metric_value": ("a number, or null", lambda value: value is None or _is_number(value)),
     "top_tokens": ("a list of [token, probability]", _is_token_shares),
+    "neuronpedia": _TEXT,
+    "pins": ("a list of node keys", _is_texts),
+    "groups": ("a list of objects with name and keys", _is_groups),
     "options": ("an object", _is_object),
     "kept": ("an object", _is_object),
 }

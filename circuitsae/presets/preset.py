@@ -13,6 +13,7 @@ center_writing_weights = false        # true where they were trained on GPT-2 as
 skip_sinks = 4.0                      # nor where a vector has more than this many times the median norm
 memory = 1_200_000_000                # bytes in use while tracing a short prompt
 labels = "./labels.parquet"            # or another source that circuitsae.labels.open_labels knows
+neuronpedia = "gpt2-small/res-jb"     # model and source set there, for exported graphs
 dictionaries = [
   "./saes/blocks.3.hook_resid_post",  # ./ ../ ~ and / begin a folder; the first two are seen from this file
   "hf://org/saes/blocks.4.hook_resid_post@main",  # a folder on the Hugging Face hub
@@ -108,6 +109,7 @@ class Preset:
         memory: Bytes in use while a short prompt is traced.
         examples: Tasks to begin with.
         labels: Where its features' labels are: a file, or a source that `circuitsae.labels.open_labels` knows.
+        neuronpedia: `MODEL/SOURCE_SET` on Neuronpedia, where its dictionaries are there.
         source: The file that it was read from.
     """
 
@@ -128,6 +130,7 @@ class Preset:
     memory: int = 0
     examples: tuple[Example, ...] = ()
     labels: str = ""
+    neuronpedia: str = ""
     source: Path | None = field(default=None, compare=False)
 
     def card_text(self) -> str:
@@ -171,6 +174,7 @@ class _Reader:
             "center_writing_weights": self._flag, "card": self._card, "origin": self._text,
             "licence": self._text, "gated": self._flag, "download": self._bytes, "disk": self._bytes,
             "memory": self._bytes, "examples": self._examples, "labels": self._labels,
+            "neuronpedia": self._neuronpedia,
         }  # fmt: skip
         values = self._values("", table, fields, required=("name", "summary", "model", "dictionaries"))
         return Preset(**values, source=self.path)
@@ -247,6 +251,12 @@ class _Reader:
     def _labels(self, key: str, value: Any) -> str:
         given = self._text(key, value)
         return str(self._path(given).resolve()) if given.startswith(("./", "../", "~", "/")) else given
+
+    def _neuronpedia(self, key: str, value: Any) -> str:
+        model, slash, source_set = self._text(key, value).partition("/")
+        if not (model and slash and source_set) or "/" in source_set:
+            raise self.wrong(f"{key} is {value!r}; expected 'MODEL/SOURCE_SET', such as 'gpt2-small/res-jb'.")
+        return value
 
     def _dictionaries(self, key: str, value: Any) -> tuple[str, ...]:
         given = [self._text(f"{key}[{i}]", one) for i, one in enumerate(self._list(key, value, "folders and names"))]

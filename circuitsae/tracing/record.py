@@ -5,7 +5,9 @@ from typing import Any
 
 from circuitsae import __version__
 from circuitsae.attribution.effects import Context, NodeEffects
+from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.interventions import top_tokens
+from circuitsae.presets import find_preset
 
 
 def provenance(context: Context, effects: NodeEffects) -> dict[str, Any]:
@@ -34,6 +36,11 @@ def provenance(context: Context, effects: NodeEffects) -> dict[str, Any]:
     }
     if spliced.preset is not None:
         found["preset"] = spliced.preset
+        try:
+            there = find_preset(spliced.preset).neuronpedia
+        except (UnknownNameError, InputError):  # its file is gone since the model was loaded
+            there = ""
+        found |= {"neuronpedia": there} if there else {}
     if task.prompt is not None:
         found["prompt"] = task.prompt
     if task.patch_tokens is not None:

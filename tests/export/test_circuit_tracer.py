@@ -202,6 +202,80 @@ def test_every_graph_of_theirs_comes_back_exactly(data: st.DataObject) -> None:
     assert Circuit.from_json(circuit.to_json()) == circuit
 
 
+def test_pins_and_supernodes_are_read_and_written(theirs: dict[str, Any]) -> None:
+    theirs = json.loads(json.dumps(theirs))
+    theirs["qParams"] |= {"pinnedIds": ["2_7_1", "4_8_1", "gone"], "supernodes": [["months", "2_7_1", "0_1_1"], ["x"]]}
+    circuit = from_circuit_tracer(json.dumps(theirs))
+    feature, top = "blocks.0.hook_mlp_out/1@1", "blocks.2.hook_mlp_out/7@1"
+    assert circuit.graph.graph["pins"] == [top]
+    assert circuit.graph.graph["groups"] == [{"name": "months", "keys": [top, feature]}]
+    assert json.loads(as_circuit_tracer(circuit)) == theirs  # what is no node here comes back too
+    circuit.graph.graph["groups"].append({"name": "input", "keys": ["token@1"]})
+    written = json.loads(as_circuit_tracer(circuit))["qParams"]
+    assert written["supernodes"] == [["months", "2_7_1", "0_1_1"], ["input", "E_9_1"]]
+    assert written["linkType"] == "both"
+
+
+@pytest.mark.parametrize("token", [' "', ' say "x"', '"', " (p=1)", "\n"])
+def test_a_token_is_read_whole_out_of_its_label(theirs: dict[str, Any], token: str) -> None:
+    theirs = json.loads(json.dumps(theirs))
+    theirs["nodes"][4]["clerp"] = f'Output "{token}" (p=0.600)'
+    circuit = from_circuit_tracer(json.dumps(theirs))
+    assert circuit.graph.graph["metric"]["description"] == f"logit of {token!r}"
+
+
+def test_attention_dictionaries_and_biases_of_neuronpedia_are_read() -> None:
+    """Ids, types and null features as Neuronpedia writes graphs with attention dictionaries."""
+
+    def node(node_id: str, layer: Any, kind: str, feature: int | None = None, **more: Any) -> dict[str, Any]:
+        row = {"node_id": node_id, "jsNodeId": node_id, "feature": feature, "feature_type": kind, "layer": layer}
+        return row | {"ctx_idx": 1, "clerp": "", "activation": None} | more
+
+    nodes = [
+        node("E_9_1", "E", "embedding", token=" a"),
+        node("3_lor_17_1", 3, "lorsa", 227, activation=2.0),
+        node("3_cro_17_1", 3, "cross layer transcoder", 227, activation=4.0),
+        node("3_error_attn_1", 3, "lorsa error"),
+        node("3_error_mlp_1", 3, "mlp reconstruction error"),
+        node("3_bias_attn_bO_1", 3, "bias", clerp="L3 Bias (attn_bO)"),
+        node("3_unknown_blocks_3_x_1", 3, "unknown"),
+        node("4_262_1", 4, "logit", 262, clerp='Logit " x" (p=0.500)', token_prob=0.5),
+    ]
+    links = [
+        {"source": source, "target": target, "weight": weight}
+        for source, target, weight in [
+            ("E_9_1", "3_lor_17_1", 1.0),
+            ("3_lor_17_1", "3_cro_17_1", 2.0),
+            ("3_bias_attn_bO_1", "3_cro_17_1", 0.25),
+            ("3_unknown_blocks_3_x_1", "3_cro_17_1", 0.5),
+            ("3_error_attn_1", "3_cro_17_1", -1.0),
+            ("3_cro_17_1", "4_262_1", 8.0),
+            ("3_error_mlp_1", "4_262_1", 1.0),
+        ]
+    ]
+    metadata = {"slug": "s", "scan": "m", "prompt_tokens": ["<bos>", " a"], "prompt": " a"}
+    document = {"metadata": metadata, "qParams": {}, "nodes": nodes, "links": links, "qk_only_nodes": {}}
+    circuit = from_circuit_tracer(json.dumps(document))
+    attention, mlp = "blocks.3.hook_attn_out/17@1", "blocks.3.hook_mlp_out/17@1"
+    errors = {"blocks.3.hook_attn_out/error@1", "blocks.3.hook_mlp_out/error@1"}
+    assert set(circuit) == {"token@1", attention, mlp, *errors, "bias", "metric"}
+    assert circuit.graph.edges[attention, mlp]["contribution"] == 2.0
+    assert circuit.graph.edges["bias", mlp]["contribution"] == 0.75
+    assert circuit[attention]["effect"] == -4.0  # 8 of the logit per 4 of the feature that it adds 2 to
+    assert circuit.graph.graph["metric"]["description"] == "logit of ' x'"
+    assert json.loads(as_circuit_tracer(circuit)) == document
+    assert Circuit.from_json(circuit.to_json()) == circuit
+
+
+def test_a_pickle_is_not_opened_and_what_to_do_instead_is_said(tmp_path: Path) -> None:
+    for name, content in (("graph.pt", b"PK\x03\x04rest"), ("graph", b"PK\x03\x04"), ("old.json", b"\x80\x02}")):
+        (tmp_path / name).write_bytes(content)
+        for read in (Circuit.load, read_circuit_tracer):
+            with pytest.raises(GraphFileError, match="create_graph_files"):
+                read(tmp_path / name)
+    assert run(["export", str(tmp_path / "graph.pt")]) == 2
+
+
 def test_a_part_of_their_graph_can_be_written(theirs: dict[str, Any]) -> None:
     circuit = from_circuit_tracer(json.dumps(theirs))
     part = circuit.subgraph(["blocks.2.hook_mlp_out/7@1", "metric"])
