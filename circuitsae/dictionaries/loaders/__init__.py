@@ -7,6 +7,6 @@ of its `order` (0 by default, lowest first), then of its name.
 
 from circuitsae.dictionaries.loaders.choice import SaelensLoader, load_dictionary
 from circuitsae.dictionaries.loaders.places import FolderLoader, HubLoader
-from circuitsae.dictionaries.loaders.plugin import Format, Loader
+from circuitsae.dictionaries.loaders.plugin import Folder, Format, Loader
 
-__all__ = ["FolderLoader", "Format", "HubLoader", "Loader", "SaelensLoader", "load_dictionary"]
+__all__ = ["Folder", "FolderLoader", "Format", "HubLoader", "Loader", "SaelensLoader", "load_dictionary"]

@@ -18,7 +18,7 @@ from circuitsae.dictionaries import hub
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.config import DictionaryConfig
 from circuitsae.dictionaries.loaders.gemma_scope import open_params
-from circuitsae.dictionaries.loaders.plugin import Format
+from circuitsae.dictionaries.loaders.plugin import Folder, Format
 from circuitsae.dictionaries.loaders.sites import hook_in_layer
 from circuitsae.dictionaries.loaders.tensors import MixedWeights
 from circuitsae.dictionaries.reader import SafetensorsFile
@@ -41,35 +41,22 @@ class CircuitTracer(Format):
         """Returns the configuration and the layers' files."""
         return [_CONFIG, *sorted(filter(_LAYER.fullmatch, names))] if _CONFIG in names else []
 
-    def read(
-        self,
-        folder: Path,
-        names: Sequence[str],
-        *,
-        source: str,
-        hook_in: str | None = None,
-        hook_outs: Sequence[str] | None = None,
-    ) -> list[Dictionary]:
+    def read(self, folder: Folder) -> list[Dictionary]:
         """Opens every layer; files that the configuration names in other repositories of the hub are fetched.
 
-        Args:
-            folder: The folder.
-            names: Its files.
-            source: Where it is from; each layer's own file is recorded.
-            hook_in: The hook point that is read, as named within a block, in place of the configuration's.
-            hook_outs: One name for the hook points that are written, likewise.
+        The hook points that are asked for are names within a block, one for all that are written.
 
         Raises:
             DictionaryError: The configuration or a file is damaged, or names files outside of the set's folder.
             FetchError: A file can't be fetched.
         """
-        config = _read_yaml(folder / _CONFIG)
-        origin = str(folder / _CONFIG)
+        config = _read_yaml(folder.path / _CONFIG)
+        origin = str(folder.path / _CONFIG)
         kind = config.get("model_kind")
-        reads = hook_in or config.get("feature_input_hook")
-        writes = hook_outs[0] if hook_outs else config.get("feature_output_hook")
+        reads = folder.hook_in or config.get("feature_input_hook")
+        writes = folder.hook_outs[0] if folder.hook_outs else config.get("feature_output_hook")
         if kind == "cross_layer_transcoder" and "transcoders" not in config:
-            return _cross_layer(folder, names, reads, writes, source, origin)
+            return _cross_layer(folder, reads, writes, origin)
         if kind == "cross_layer_transcoder":
             raise DictionaryError(f"{origin} lists a cross-layer transcoder's files, a form that is not supported.")
         if kind != "transcoder_set":
@@ -77,7 +64,7 @@ class CircuitTracer(Format):
                 f"{origin} is of the kind {kind!r:.60}; expected model_kind: transcoder_set, or cross_layer_transcoder."
             )
         opened = []
-        for layer, (path, where) in enumerate(_layer_files(config, folder, names, source, origin)):
+        for layer, (path, where) in enumerate(_layer_files(config, folder, origin)):
             hooks = (hook_in_layer(reads, layer, origin), hook_in_layer(writes, layer, origin))
             opened.append(_per_layer(path, hooks, where))
         return opened
@@ -96,19 +83,17 @@ def _per_layer(path: Path, hooks: tuple[str, str], source: str) -> Dictionary:
     return Dictionary(config, MixedWeights(tensors, made), source=source)
 
 
-def _cross_layer(
-    folder: Path, names: Sequence[str], reads: Any, writes: Any, source: str, origin: str
-) -> list[Dictionary]:
-    layers = sorted(int(name[6:-12]) for name in names if name.startswith("W_enc_"))
+def _cross_layer(folder: Folder, reads: Any, writes: Any, origin: str) -> list[Dictionary]:
+    layers = sorted(int(name[6:-12]) for name in folder.names if name.startswith("W_enc_"))
     if not layers or layers != list(range(len(layers))):
         raise DictionaryError(
-            f"{folder} has encoders for the layers {layers}; expected W_enc_0.safetensors and all after."
+            f"{folder.path} has encoders for the layers {layers}; expected W_enc_0.safetensors and all after."
         )
     outs = [hook_in_layer(writes, layer, origin) for layer in layers]
     opened = []
     for layer in layers:
-        encoder = SafetensorsFile(folder / f"W_enc_{layer}.safetensors")
-        decoder = SafetensorsFile(folder / f"W_dec_{layer}.safetensors")
+        encoder = SafetensorsFile(folder.path / f"W_enc_{layer}.safetensors")
+        decoder = SafetensorsFile(folder.path / f"W_dec_{layer}.safetensors")
         known = {f"{name}_{layer}" for name in ("W_enc", "b_enc", "b_dec", "threshold")}
         for file, needed in (
             (encoder, (f"W_enc_{layer}", f"b_enc_{layer}", f"b_dec_{layer}")),
@@ -132,7 +117,7 @@ def _cross_layer(
         kind = f"{'jumprelu_' if has_threshold else ''}cross_layer_transcoder"
         config = DictionaryConfig(kind, hook_in_layer(reads, layer, origin), tuple(outs[layer:]))
         opened.append(
-            Dictionary(config, MixedWeights(tensors, {**made, "b_dec": b_dec}), source=f"{source}#layer_{layer}")
+            Dictionary(config, MixedWeights(tensors, {**made, "b_dec": b_dec}), source=f"{folder.source}#layer_{layer}")
         )
     return opened
 
@@ -155,20 +140,18 @@ def _threshold(
     }
 
 
-def _layer_files(
-    config: Mapping[str, Any], folder: Path, names: Sequence[str], source: str, origin: str
-) -> list[tuple[Path, str]]:
+def _layer_files(config: Mapping[str, Any], folder: Folder, origin: str) -> list[tuple[Path, str]]:
     """Returns each layer's file and where it is from."""
     listed = config.get("transcoders")
     if listed is None:
-        layers = sorted(int(name[6:-12]) for name in names if name.startswith("layer_"))
+        layers = sorted(int(name[6:-12]) for name in folder.names if name.startswith("layer_"))
         if not layers or layers != list(range(len(layers))):
-            raise DictionaryError(f"{folder} has the layers {layers}; expected layer_0.safetensors and all after.")
+            raise DictionaryError(f"{folder.path} has the layers {layers}; expected layer_0.safetensors and all after.")
         files = [f"layer_{layer}.safetensors" for layer in layers]
-        return [(folder / name, _within(source, name)) for name in files]
+        return [(folder.path / name, _within(folder.source, name)) for name in files]
     if not isinstance(listed, list) or not 0 < len(listed) <= _MAX_LAYERS:
         raise DictionaryError(f"{origin} lists {listed!r:.60} as transcoders; expected a file for each layer.")
-    return [_listed_file(given, folder, source, origin) for given in _fetched(listed, origin)]
+    return [_listed_file(given, folder.path, folder.source, origin) for given in _fetched(listed, origin)]
 
 
 def _fetched(listed: Sequence[Any], origin: str) -> list[str | tuple[Path, str]]:

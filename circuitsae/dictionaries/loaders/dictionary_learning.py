@@ -4,7 +4,7 @@ Each class of that package (`dictionary.py`, `trainers/*.py`) is told by `traine
 old folder has no configuration. Activations are as stored: that package's `normalize_decoder` is not applied.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.config import DictionaryConfig
-from circuitsae.dictionaries.loaders.plugin import Format
+from circuitsae.dictionaries.loaders.plugin import Folder, Format
 from circuitsae.dictionaries.loaders.sites import hook_of
 from circuitsae.dictionaries.loaders.tensors import PickledWeights, read_pickle, tensors_of
 from circuitsae.dictionaries.reader import read_json
@@ -47,23 +47,15 @@ class DictionaryLearning(Format):
         """Returns the weights, and the configuration if there is one."""
         return [name for name in (_WEIGHTS, _CONFIG) if name in names] if _WEIGHTS in names else []
 
-    def read(
-        self,
-        folder: Path,
-        names: Sequence[str],
-        *,
-        source: str,
-        hook_in: str | None = None,
-        hook_outs: Sequence[str] | None = None,
-    ) -> list[Dictionary]:
+    def read(self, folder: Folder) -> list[Dictionary]:
         """Opens it. The pickle is read without running anything in it.
 
         Raises:
             DictionaryError: The files are damaged or hold more than tensors, the class is not one of that package's, or
                 nothing tells the hook point.
         """
-        path = folder / _WEIGHTS
-        config = read_json(folder / _CONFIG) if _CONFIG in names else {}
+        path = folder.path / _WEIGHTS
+        config = read_json(folder.path / _CONFIG) if _CONFIG in folder.names else {}
         trainer = config.get("trainer")
         trainer = trainer if isinstance(trainer, Mapping) else {}
         stored = tensors_of(read_pickle(path), path)
@@ -74,17 +66,17 @@ class DictionaryLearning(Format):
             raise DictionaryError(
                 f"{path} is an AutoEncoderTopK without k; expected it in {_CONFIG} or beside the weights."
             )
-        hook = hook_in or _hook(trainer, f"{source}/{folder.as_posix()}", folder)
+        hook = folder.hook_in or _hook(trainer, f"{folder.source}/{folder.path.as_posix()}", folder.path)
         settings = DictionaryConfig(
             architecture=architecture,
             hook_in=hook,
-            hook_outs=tuple(hook_outs or (hook,)),
+            hook_outs=tuple(folder.hook_outs or (hook,)),
             k=k if architecture == "topk" else None,
             apply_b_dec_to_input=kind not in _KEEPS_INPUT,
             metadata={"model_name": trainer["lm_name"]} if isinstance(trainer.get("lm_name"), str) else {},
         )
         weights = PickledWeights(path, lambda: _tensors(tensors_of(read_pickle(path), path), architecture))
-        return [Dictionary(settings, weights, source=source)]
+        return [Dictionary(settings, weights, source=folder.source)]
 
 
 def _class(trainer: Mapping[str, Any], stored: Mapping[str, Tensor], path: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.config import DictionaryConfig
-from circuitsae.dictionaries.loaders.plugin import Format
+from circuitsae.dictionaries.loaders.plugin import Folder, Format
 from circuitsae.dictionaries.loaders.tensors import Archive, ArchiveWeights, MixedWeights
 from circuitsae.dictionaries.reader import SafetensorsFile
 from circuitsae.dictionaries.weights import Weights
@@ -31,27 +31,20 @@ class GemmaScope(Format):
         """Returns the one file."""
         return [name for name in _FILES if name in names][:1]
 
-    def read(
-        self,
-        folder: Path,
-        names: Sequence[str],
-        *,
-        source: str,
-        hook_in: str | None = None,
-        hook_outs: Sequence[str] | None = None,
-    ) -> list[Dictionary]:
+    def read(self, folder: Folder) -> list[Dictionary]:
         """Opens it; rows and columns are read in place.
 
         Raises:
             DictionaryError: The file is damaged, or neither the place's name nor `hook_in` tells the hook point.
         """
-        hooks = (hook_in, *(hook_outs or (hook_in,))) if hook_in else _hooks(f"{source}/{folder.as_posix()}")
+        path = folder.path / folder.names[0]
+        hooks = folder.hooks or _hooks(f"{folder.source}/{folder.path.as_posix()}")
         if hooks is None:
             raise DictionaryError(
-                f"{folder / names[0]} does not say what it was trained on, and its folders are not named as Gemma "
+                f"{path} does not say what it was trained on, and its folders are not named as Gemma "
                 "Scope's are (gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82); say it with hook_in=."
             )
-        return [open_params(folder / names[0], hooks, source=source)]
+        return [open_params(path, hooks, source=folder.source)]
 
 
 def open_params(path: Path, hooks: Sequence[str], *, source: str) -> Dictionary:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from circuitsae.dictionaries import hub
 from circuitsae.dictionaries.base import Dictionary
-from circuitsae.dictionaries.loaders.plugin import Format, formats
+from circuitsae.dictionaries.loaders.plugin import Folder, Format, formats
 from circuitsae.errors import DictionaryError, FetchError, UnknownNameError, near_matches
 from circuitsae.names import feature, sort_key
 
@@ -90,10 +90,12 @@ def _opened_here(spec: str, known: Sequence[Format], source: str | None, options
         dictionary
         for where, form, names in found
         for dictionary in form.read(
-            folder / where,
-            names,
-            source=source if named and source else str(Path(spec) / where if only is None else Path(spec)),
-            **options,
+            Folder(
+                folder / where,
+                names,
+                source if named and source else str(Path(spec) / where if only is None else Path(spec)),
+                **options,
+            )
         )
     ]
 
@@ -146,7 +148,7 @@ def _opened_on_hub(spec: str, known: Sequence[Format], source: str | None, optio
             if source is not None and len(found) == 1
             else str(hub.HubPath(place.repository, path, listing.commit))
         )
-        opened += form.read(snapshot / _joined(folder, where), names, source=origin, **options)
+        opened += form.read(Folder(snapshot / _joined(folder, where), names, origin, **options))
     return opened
 
 

@@ -3,6 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -24,6 +25,30 @@ class Loader(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Folder:
+    """A folder whose dictionaries are asked for.
+
+    Attributes:
+        path: Where it lies on this machine.
+        names: Those of its files that are wanted.
+        source: Where it is from, as circuits record it: a path, or `hf://ORG/NAME/PATH@COMMIT`.
+        hook_in: Hook point it reads, where the files name none or another spelling is wanted.
+        hook_outs: Hook points it writes, likewise.
+    """
+
+    path: Path
+    names: Sequence[str]
+    source: str
+    hook_in: str | None = None
+    hook_outs: Sequence[str] | None = None
+
+    @property
+    def hooks(self) -> tuple[str, ...] | None:
+        """The hook points that are asked for: the one read, then those written, which is the same unless said."""
+        return (self.hook_in, *(self.hook_outs or (self.hook_in,))) if self.hook_in else None
+
+
 class Format(ABC):
     """A loader plugin for a file format: it says which files make a dictionary, and reads them.
 
@@ -43,23 +68,8 @@ class Format(ABC):
         """Returns those of a folder's files that make dictionaries of this format; none if it knows nothing there."""
 
     @abstractmethod
-    def read(
-        self,
-        folder: Path,
-        names: Sequence[str],
-        *,
-        source: str,
-        hook_in: str | None = None,
-        hook_outs: Sequence[str] | None = None,
-    ) -> list[Dictionary]:
+    def read(self, folder: Folder) -> list[Dictionary]:
         """Opens what a folder holds; weights are read when they are needed.
-
-        Args:
-            folder: The folder.
-            names: Those of its files that are wanted.
-            source: Where it is from, as circuits record it: a path, or `hf://ORG/NAME/PATH@COMMIT`.
-            hook_in: Hook point it reads, where the files name none or another spelling is wanted.
-            hook_outs: Hook points it writes, likewise.
 
         Raises:
             DictionaryError: The files are damaged, or name no hook point.

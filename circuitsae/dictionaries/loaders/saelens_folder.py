@@ -1,10 +1,9 @@
 """SAELens' own format: `cfg.json` and `sae_weights.safetensors`; also what `save_folder` writes."""
 
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Collection
 
 from circuitsae.dictionaries.base import Dictionary
-from circuitsae.dictionaries.loaders.plugin import Format
+from circuitsae.dictionaries.loaders.plugin import Folder, Format
 from circuitsae.dictionaries.reader import CONFIG, WEIGHTS, read_folder
 
 
@@ -18,14 +17,6 @@ class SaelensFolder(Format):
         """Returns the two files; one alone is a folder that was left half written, which reading it says."""
         return [name for name in (CONFIG, WEIGHTS) if name in names]
 
-    def read(
-        self,
-        folder: Path,
-        names: Sequence[str],
-        *,
-        source: str,
-        hook_in: str | None = None,
-        hook_outs: Sequence[str] | None = None,
-    ) -> list[Dictionary]:
+    def read(self, folder: Folder) -> list[Dictionary]:
         """Opens it; see `circuitsae.dictionaries.reader.read_folder`."""
-        return [read_folder(folder, hook_in=hook_in, hook_outs=hook_outs, source=source)]
+        return [read_folder(folder.path, hook_in=folder.hook_in, hook_outs=folder.hook_outs, source=folder.source)]

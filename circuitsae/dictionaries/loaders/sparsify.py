@@ -5,12 +5,12 @@ A folder is named after the module that was read: `layers.3` is a block, `layers
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.config import DictionaryConfig
-from circuitsae.dictionaries.loaders.plugin import Format
+from circuitsae.dictionaries.loaders.plugin import Folder, Format
 from circuitsae.dictionaries.loaders.sites import hook_of
 from circuitsae.dictionaries.reader import CONFIG, FileWeights, SafetensorsFile, read_json
 from circuitsae.errors import DictionaryError
@@ -29,23 +29,15 @@ class Sparsify(Format):
         """Returns the two files."""
         return [name for name in (CONFIG, _WEIGHTS) if name in names] if _WEIGHTS in names else []
 
-    def read(
-        self,
-        folder: Path,
-        names: Sequence[str],
-        *,
-        source: str,
-        hook_in: str | None = None,
-        hook_outs: Sequence[str] | None = None,
-    ) -> list[Dictionary]:
+    def read(self, folder: Folder) -> list[Dictionary]:
         """Opens it.
 
         Raises:
             DictionaryError: The files are damaged, the activation is not top-k, or nothing tells the hook point.
         """
-        cfg = read_json(folder / CONFIG)
-        file = SafetensorsFile(folder / _WEIGHTS)
-        origin = str(folder / CONFIG)
+        cfg = read_json(folder.path / CONFIG)
+        file = SafetensorsFile(folder.path / _WEIGHTS)
+        origin = str(folder.path / CONFIG)
         activation = cfg.get("activation", "topk")
         if activation != "topk":
             raise DictionaryError(
@@ -61,7 +53,7 @@ class Sparsify(Format):
             architecture = f"topk_{'skip_' if has_skip else ''}transcoder"
         else:
             architecture = "abstopk" if cfg.get("signed") else "topk"
-        hooks = (hook_in, tuple(hook_outs or (hook_in,))) if hook_in else _hooks(folder, source, is_transcoder)
+        hooks = folder.hooks or _hooks(folder.path, folder.source, is_transcoder)
         tensors = {}
         for name, entry in file.entries.items():
             is_turned = name.endswith(".weight") and len(entry.shape) == 2  # as torch.nn.Linear keeps them
@@ -69,15 +61,15 @@ class Sparsify(Format):
         config = DictionaryConfig(
             architecture=architecture,
             hook_in=hooks[0],
-            hook_outs=hooks[1],
+            hook_outs=hooks[1:],
             k=k,
             apply_b_dec_to_input=not is_transcoder,
             declared={"d_in": cfg["d_in"]} if isinstance(cfg.get("d_in"), int) else {},
         )
-        return [Dictionary(config, FileWeights(tensors), source=source)]
+        return [Dictionary(config, FileWeights(tensors), source=folder.source)]
 
 
-def _hooks(folder: Path, source: str, is_transcoder: bool) -> tuple[str, tuple[str, ...]]:
+def _hooks(folder: Path, source: str, is_transcoder: bool) -> tuple[str, ...]:
     """Returns what the module of the folder's name reads and writes; an SAE is of what it writes."""
     names = (re.split(r"[/\\]", source.partition("@")[0].rstrip("/"))[-1], folder.name)
     hook = next((hook for name in names if (hook := hook_of(name))), None)
@@ -87,7 +79,7 @@ def _hooks(folder: Path, source: str, is_transcoder: bool) -> tuple[str, tuple[s
             "it with hook_in=."
         )
     if not is_transcoder:
-        return hook, (hook,)
+        return hook, hook
     block, _, part = hook.rpartition(".")
     read = {"hook_mlp_out": "mlp.hook_in", "hook_attn_out": "attn.hook_in", "hook_resid_post": "hook_resid_pre"}.get(
         part
@@ -96,4 +88,4 @@ def _hooks(folder: Path, source: str, is_transcoder: bool) -> tuple[str, tuple[s
         raise DictionaryError(
             f"{folder} is a transcoder of {hook}; say what it reads and writes with hook_in= and hook_outs=."
         )
-    return f"{block}.{read}", (hook,)
+    return f"{block}.{read}", hook

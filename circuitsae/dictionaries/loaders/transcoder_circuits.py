@@ -14,7 +14,7 @@ from torch import Tensor
 
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.config import DictionaryConfig
-from circuitsae.dictionaries.loaders.plugin import Format
+from circuitsae.dictionaries.loaders.plugin import Folder, Format
 from circuitsae.dictionaries.loaders.tensors import PickledWeights, read_pickle, tensors_of
 from circuitsae.errors import DictionaryError
 
@@ -32,25 +32,18 @@ class TranscoderCircuits(Format):
         """Returns every file of a transcoder."""
         return sorted(n for n in names if _FILE.fullmatch(n) and not n.endswith("log_feature_sparsity.pt"))
 
-    def read(
-        self,
-        folder: Path,
-        names: Sequence[str],
-        *,
-        source: str,
-        hook_in: str | None = None,
-        hook_outs: Sequence[str] | None = None,
-    ) -> list[Dictionary]:
+    def read(self, folder: Folder) -> list[Dictionary]:
         """Opens each file.
 
         Raises:
             DictionaryError: A file is damaged, would run code, or is no transcoder.
         """
-        where = source.partition("@")
+        where = folder.source.partition("@")
         opened = []
-        for name in names:
-            of = source if where[0].endswith(name) or len(names) == 1 else f"{where[0]}/{name}{where[1]}{where[2]}"
-            opened.append(_open(folder / name, of, hook_in, hook_outs))
+        for name in folder.names:
+            itself = where[0].endswith(name) or len(folder.names) == 1
+            of = folder.source if itself else f"{where[0]}/{name}{where[1]}{where[2]}"
+            opened.append(_open(folder.path / name, of, folder.hook_in, folder.hook_outs))
         return opened
 
 
