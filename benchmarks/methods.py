@@ -20,6 +20,7 @@ from torch import Tensor
 import circuitsae as cs
 from circuitsae.attribution.effects import Context, NodeEffects, make_context
 from circuitsae.attribution.exact import Changes, feature_changes, measure_changes, vector_changes
+from circuitsae.correlation import correlation, ranks
 
 PROMPTS = {
     "indirect object": ("When Mary and John went to the store, John gave a drink to", " Mary", " John"),
@@ -48,26 +49,17 @@ class Agreement:
     """How effects compare with measured ones over some nodes."""
 
     nodes: int
-    r: float
-    rho: float
+    r: float | None
+    rho: float | None
     wrong_signs: int
 
 
 def agreement(effects: Tensor, measured: Tensor, ranked_by: Tensor, size: int) -> Agreement:
     """Compares over the `size` nodes of largest |ranked_by|."""
     top = ranked_by.abs().topk(min(size, len(ranked_by))).indices
-    a, b = effects[top].double(), measured[top].double()
-    return Agreement(
-        len(top), _correlation(a, b), _correlation(_ranks(a), _ranks(b)), int((a.sign() != b.sign()).sum())
-    )
-
-
-def _correlation(a: Tensor, b: Tensor) -> float:
-    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
-
-
-def _ranks(x: Tensor) -> Tensor:
-    return x.argsort().argsort().double()
+    a, b = effects[top].tolist(), measured[top].tolist()
+    wrong_signs = int((effects[top].sign() != measured[top].sign()).sum())
+    return Agreement(len(top), correlation(a, b), correlation(ranks(a), ranks(b)), wrong_signs)
 
 
 def offered(effects: NodeEffects) -> Tensor:
@@ -118,9 +110,13 @@ def table(rows: list[dict]) -> str:
     kinds = [f"{kind} {size}" for size in SIZES for kind in ("own", "true")]
     lines = ["| method | passes | " + " | ".join(kinds) + " |", "| --- | ---: |" + " --- |" * len(kinds)]
     for row in rows:
-        cells = [f"{row[k]['r']:.2f} / {row[k]['rho']:.2f} / {row[k]['wrong_signs']}" for k in kinds]
+        cells = [f"{_shown(row[k]['r'])} / {_shown(row[k]['rho'])} / {row[k]['wrong_signs']}" for k in kinds]
         lines.append(f"| {row['method']} | {row['passes']:.1f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _shown(r: float | None) -> str:
+    return "undefined" if r is None else f"{r:.2f}"
 
 
 def main() -> None:

@@ -218,7 +218,7 @@ class _Evaluator:
         metrics = np.empty((len(cells), len(self.prompts)))
         for number in range(len(self.prompts)):
             metrics[:, number] = self._measured(number, survey.table, cells, cuts, edge_cuts, edges)
-            self._tick(len(self.prompts) + number + 1)
+            self._report(len(self.prompts) + number + 1)
         if not np.isfinite(metrics).all():
             at = int(np.flatnonzero(~np.isfinite(metrics).all(0))[0])
             raise InputError(f"The metric of task {at} is not finite; expected a number for every circuit.")
@@ -255,7 +255,7 @@ class _Evaluator:
                 if self.store is not None:
                     self.store.save("survey", number, columns)
             found.append(self._ablatable(Surveyed(**columns)))
-            self._tick(number + 1)
+            self._report(number + 1)
         more = []
         for scores in (self.scores, *self.compare.values()):
             if scores is not None:
@@ -402,7 +402,7 @@ class _Evaluator:
         kept = whole - cut.size if cut.complement else cut.size
         return Cell(FULL) if kept == whole else Cell(EMPTY) if kept == 0 and not cut.complement else cell
 
-    def _tick(self, done: int) -> None:
+    def _report(self, done: int) -> None:
         total = 2 * len(self.prompts)
         report(self.progress, done, total, "passes over prompts")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuitsae import names
+from circuitsae.correlation import correlation
 from circuitsae.evaluation.charts import Line, curves, scatter
 from circuitsae.evaluation.result import Curve, Evaluation
 from circuitsae.evaluation.statistics import Estimate
@@ -248,7 +249,7 @@ def _prediction(measured: Sequence[Circuit]) -> str:
     if len(points) < 2:
         return ""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
-    r = _correlation(xs, ys)
+    r = correlation(xs, ys)
     slope = sum(x * y for x, y in zip(xs, ys, strict=True)) / (sum(x * x for x in xs) or 1)
     furthest = sorted(points, key=lambda p: -abs(p[0] - p[1]))[:5]
     rows = "".join(
@@ -324,15 +325,6 @@ def _model(about: Mapping[str, Any]) -> str:
 
 def _shown(value: Estimate) -> str:
     return html.escape(str(value))
-
-
-def _correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:
-    n = len(xs)
-    mean_x, mean_y = sum(xs) / n, sum(ys) / n
-    xx, yy = sum((x - mean_x) ** 2 for x in xs), sum((y - mean_y) ** 2 for y in ys)
-    if xx == 0 or yy == 0:
-        return None
-    return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / (xx * yy) ** 0.5
 
 
 def _source(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import networkx as nx
 
 from circuitsae import __version__, names
+from circuitsae.correlation import correlation
 from circuitsae.graph.aggregation import collapse
 from circuitsae.graph.alignment import Align, align_circuits
 from circuitsae.graph.circuit import Circuit
@@ -144,22 +145,10 @@ def _similarity(graph: Graph) -> dict[str, float]:
     if larger:
         result["effect_overlap"] = math.fsum(min(abs(x), abs(y)) for x, y in pairs if x * y > 0) / larger
     both = [(data["effect_a"], data["effect_b"]) for data in nodes if "effect_a" in data and "effect_b" in data]
-    correlation = _correlation(both)
-    if correlation is not None:
-        result["effect_correlation"] = correlation
+    r = correlation([a for a, _ in both], [b for _, b in both])
+    if r is not None:
+        result["effect_correlation"] = r
     return result
-
-
-def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Returns Pearson's r, `None` for fewer than two pairs or where one side does not vary."""
-    n = len(pairs)
-    if n < 2:
-        return None
-    mean_x, mean_y = math.fsum(x for x, _ in pairs) / n, math.fsum(y for _, y in pairs) / n
-    xx = math.fsum((x - mean_x) ** 2 for x, _ in pairs)
-    yy = math.fsum((y - mean_y) ** 2 for _, y in pairs)
-    xy = math.fsum((x - mean_x) * (y - mean_y) for x, y in pairs)
-    return xy / math.sqrt(xx * yy) if xx > 0 and yy > 0 else None
 
 
 def _about(a: Circuit, b: Circuit, tokens: list[str] | None, align: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from circuitsae import names
 from circuitsae.attribution.effects import make_context, node_effects
 from circuitsae.attribution.exact import measure_nodes
+from circuitsae.correlation import correlation, line, ranks
 from circuitsae.errors import InputError
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
@@ -102,13 +103,13 @@ class AblationScan:
         predicted, measured = ([row[side] for row in self.rows] for side in ("predicted", "measured"))
         far = sorted(self.rows, key=lambda row: -abs(row["measured"] - row["predicted"]))[:outliers]
         signed = [p * m < 0 for p, m in zip(predicted, measured, strict=True) if p != 0 and m != 0]
-        slope = _slope(predicted, measured)
+        slope, intercept = line(predicted, measured)
         return Agreement(
             n=len(self.rows),
-            correlation=_correlation(predicted, measured),
-            rank_correlation=_correlation(_ranks(predicted), _ranks(measured)),
+            correlation=correlation(predicted, measured),
+            rank_correlation=correlation(ranks(predicted), ranks(measured)),
             slope=slope,
-            intercept=None if slope is None else fmean(measured) - slope * fmean(predicted),
+            intercept=intercept,
             sign_errors=fmean(signed) if signed else None,
             outliers=tuple(far),
         )
@@ -195,31 +196,3 @@ def scan_ablation(
     described = {str(p.metric.description.get("description", "metric")) for p in prepared}
     name = str(prepared[0].metric.description.get("name", "metric"))
     return AblationScan(tuple(rows), tuple(prepared), described.pop() if len(described) == 1 else name)
-
-
-def _correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    mx, my = fmean(x), fmean(y)
-    dx, dy = [v - mx for v in x], [v - my for v in y]
-    spread = (sum(v * v for v in dx) * sum(v * v for v in dy)) ** 0.5
-    return None if spread == 0 else sum(a * b for a, b in zip(dx, dy, strict=True)) / spread
-
-
-def _slope(x: Sequence[float], y: Sequence[float]) -> float | None:
-    mx, my = fmean(x), fmean(y)
-    spread = sum((v - mx) ** 2 for v in x)
-    return None if spread == 0 else sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / spread
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Returns each value's rank; equal values share the mean of theirs."""
-    order = sorted(range(len(values)), key=lambda n: values[n])
-    ranks = [0.0] * len(values)
-    low = 0
-    while low < len(order):
-        high = low
-        while high + 1 < len(order) and values[order[high + 1]] == values[order[low]]:
-            high += 1
-        for place in order[low : high + 1]:
-            ranks[place] = (low + high) / 2
-        low = high + 1
-    return ranks

@@ -8,8 +8,9 @@ import pytest
 
 import circuitsae as cs
 from circuitsae import scans
+from circuitsae.correlation import ranks
 from circuitsae.errors import CancelledError, InputError, MissingExtraError, NodeError, UnknownNameError
-from circuitsae.scans.ablating import COLUMNS, _ranks
+from circuitsae.scans.ablating import COLUMNS
 from circuitsae.scans.tables import short
 from tests.interventions.conftest import PATCH, PROMPT
 from tests.interventions.plain import dense_of, metric_of, tokens_of
@@ -68,7 +69,7 @@ def test_agreement_equals_numpy(scan: scans.AblationScan) -> None:
     assert found.rank_correlation == pytest.approx(np.corrcoef(rank_x, rank_y)[0, 1], abs=1e-3)
     assert [r["node"] for r in found.outliers] == [scan.rows[n]["node"] for n in np.argsort(-abs(y - x))[:4]]
     assert "r = " in str(found)
-    assert _ranks([3.0, 1.0, 3.0, 2.0]) == [2.5, 0.0, 2.5, 1.0]
+    assert ranks([3.0, 1.0, 3.0, 2.0]) == [2.5, 0.0, 2.5, 1.0]
 
 
 def test_activity_is_what_the_dictionaries_say(spliced: cs.SplicedModel, task: cs.Task) -> None:
