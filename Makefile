@@ -47,6 +47,7 @@ test: $(VENV)/.extras-$(EXTRAS) ## run the tests (PYTEST_ARGS="-m 'not slow'" fo
 fix: $(VENV)/.extras-$(EXTRAS) ## format, mend what can be mended, write the generated docs anew
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python -m tests.node fix
 	$(BIN)/python docs/generate.py
 
 check: $(VENV)/.extras-$(EXTRAS) ## formatting, lint, types, import rules
@@ -54,6 +55,7 @@ check: $(VENV)/.extras-$(EXTRAS) ## formatting, lint, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tests.node check
 
 docs: $(VENV)/.extras-$(EXTRAS) ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
@@ -65,4 +67,4 @@ app: $(VENV)/.extras-$(EXTRAS) ## open the app in the browser
 	$(BIN)/circuitsae serve
 
 clean: ## remove what make has made, the virtual environment excepted
-	rm -rf demo site build dist .ci/work
+	rm -rf demo site build dist .ci/work node_modules

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from circuitsae.errors import CircuitsaeError
-from circuitsae.export.page import drawing_script, drawing_style
+from circuitsae.export.page import drawing_style, joined_script
 from gradio_app.engine import Engine, log
 from gradio_app.exporting import export_files
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from gradio_app.store import Entry
 
 EVENTS = ("intervene", "measure", "faithfulness", "continuation", "compare", "opened", "halt")
-_SCRIPTS = ("history.js", "charts.js", "workbench.js")
 _count = itertools.count(1)
 
 
@@ -39,8 +38,8 @@ def page_head(engine: Engine) -> str:
 
     All of it is there before gradio's own scripts run, so that the circuit can be drawn while they do.
     """
-    own = "\n".join(_asset(name) for name in _SCRIPTS)
-    scripts = f'{drawing_script()}(() => {{\n"use strict";\n{own}}})();\n'
+    folders = [resources.files(package).joinpath("assets") for package in ("gradio_app", "circuitsae.export")]
+    scripts = joined_script("workbench.js", *folders)
     entry = engine.shipped
     if entry is not None:
         first = json.dumps(

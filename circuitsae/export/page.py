@@ -4,15 +4,17 @@ import base64
 import hashlib
 import html
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from circuitsae.export.view import view_payload
 from circuitsae.graph.circuit import Circuit
 
-_SCRIPTS = ("elements.js", "data.js", "layout.js", "colours.js", "stage.js", "panel.js", "save.js", "graph.js")
+_IMPORT = re.compile(r'^import [^;"]*"([^"]+)";\n', re.MULTILINE)
 _START = """
 {
   const { payload, state } = JSON.parse(document.getElementById("circuit-data").textContent);
@@ -24,8 +26,33 @@ _START = """
 @cache
 def drawing_script() -> str:
     """Returns the drawing's JavaScript, which defines `CircuitGraph.mount(element, payload, options)`."""
-    parts = "\n".join(_asset(name) for name in _SCRIPTS)
-    return f'(() => {{\n"use strict";\n{parts}}})();\n'
+    return joined_script("graph.js", resources.files("circuitsae.export").joinpath("assets"))
+
+
+def joined_script(entry: str, *folders: Traversable) -> str:
+    """Returns a JavaScript module and all that it imports as one script, which a page can hold.
+
+    Each module comes once, after those that it imports; what imports and exports say goes, as all are in one function.
+    So no two modules may give the same name to something at their top level, and no import may rename.
+
+    Args:
+        entry: The module's file name.
+        folders: Where modules lie, looked up by their file names.
+    """
+    parts: dict[str, str] = {}
+
+    def take(name: str) -> None:
+        if name in parts:
+            return
+        parts[name] = ""
+        text = next(file for folder in folders if (file := folder.joinpath(name)).is_file()).read_text("utf-8")
+        for address in _IMPORT.findall(text):
+            take(address.rpartition("/")[2])
+        del parts[name]  # after those that it needs
+        parts[name] = re.sub(r"^export (?=\w)", "", _IMPORT.sub("", text), flags=re.MULTILINE)
+
+    take(entry)
+    return '(() => {\n"use strict";\n' + "\n".join(parts.values()) + "})();\n"
 
 
 @cache

@@ -1,28 +1,38 @@
+// @ts-check
 // Elements, made without markup: whatever a stranger's text holds, it goes in as text.
 
-const SVG = "http://www.w3.org/2000/svg";
+export const SVG = "http://www.w3.org/2000/svg";
 
-function attributes(element, given) {
+export function attributes(element, given) {
   for (const [name, value] of Object.entries(given)) {
     if (value === undefined || value === null || value === false) continue;
     if (name === "text") element.textContent = value;
-    else if (name === "on") for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
+    else if (name === "on")
+      for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
     else element.setAttribute(name, value === true ? "" : value);
   }
 }
 
-function make(tag, given = {}, ...children) {
+export function make(tag, given = {}, ...children) {
   const element = document.createElement(tag);
   attributes(element, given);
   element.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
   return element;
 }
 
-function draw(tag, given = {}, ...children) {
+export function draw(tag, given = {}, ...children) {
   const element = document.createElementNS(SVG, tag);
   attributes(element, given);
   element.append(...children);
   return element;
+}
+
+/**
+ * What has the keyboard's focus.
+ * @returns {any}
+ */
+export function focused() {
+  return document.activeElement;
 }
 
 const ICONS = {
@@ -35,12 +45,26 @@ const ICONS = {
   down: "M4 6.500l4 4 4-4",
 };
 
-function icon(name) {
-  return draw("svg", { class: "cg-icon", viewBox: "0 0 16 16", "aria-hidden": "true" }, draw("path", { d: ICONS[name] }));
+export function icon(name) {
+  return draw(
+    "svg",
+    { class: "cg-icon", viewBox: "0 0 16 16", "aria-hidden": "true" },
+    draw("path", { d: ICONS[name] }),
+  );
 }
 
 /** A button with an icon, named by its label, or with a text, explained by it. */
-function button(content, label, listener, given = {}) {
+export function button(content, label, listener, given = {}) {
   const drawn = content in ICONS;
-  return make("button", { type: "button", "aria-label": drawn ? label : null, title: label === content ? null : label, on: { click: listener }, ...given }, drawn ? icon(content) : content);
+  return make(
+    "button",
+    {
+      type: "button",
+      "aria-label": drawn ? label : null,
+      title: label === content ? null : label,
+      on: { click: listener },
+      ...given,
+    },
+    drawn ? icon(content) : content,
+  );
 }

@@ -1,4 +1,7 @@
+// @ts-check
 // Where things stand: a column for each position, rows for the sites, tokens at the foot, the metric on top. No DOM here.
+
+import { cut, quoted, visible } from "./text.js";
 
 const UNIT = 21; // from one node to the next, across and down
 const GAP = 8; // between columns, at least
@@ -6,18 +9,33 @@ const TOKEN = { height: 26, padding: 16, widest: 120, narrowest: 30 };
 const LOGIT = 84; // from one logit to the next, where there is room
 const FEW_SITES = 14; // with more, rows without a node become thin
 
+/**
+ * A column: one token, or a run of `gap` tokens without a node. `least` is the width that its text needs.
+ * @typedef {{position: number, gap: number, text: string, title: string, least: number, width?: number, x?: number}} Column
+ *
+ * A band: `y` is its middle, `top` its upper edge.
+ * @typedef {{kind: "tokens" | "site" | "metric", name: string, site?: number, layer?: number | null,
+ *   height?: number, top?: number, y?: number}} Row
+ *
+ * What is placed: a node (`wide` 0) or a group, a box of that width.
+ * @typedef {{id: number, row: number, position: number, wide: number, strength: number, last: number}} Item
+ */
+
 /** The circuit's rows from the foot: tokens, sites in the order the model computes them, the metric. */
-function rowsOf(circuit) {
+export function rowsOf(circuit) {
   const used = new Set(circuit.site.filter((site) => site >= 0));
   const sites = circuit.sites.map((_, site) => site).filter((site) => used.has(site));
+  /** @type {Row[]} */
   const rows = [{ kind: "tokens", name: "" }];
-  for (const site of sites) rows.push({ kind: "site", site, name: circuit.rowName(site), layer: circuit.sites[site].layer });
+  for (const site of sites)
+    rows.push({ kind: "site", site, name: circuit.rowName(site), layer: circuit.sites[site].layer });
   rows.push({ kind: "metric", name: "" });
   return rows;
 }
 
 /** The columns: one a token; runs of three and more tokens without a node become one gap where the prompt is long. */
 function columnsOf(circuit, used, measure) {
+  /** @type {Column[]} */
   const columns = [];
   const { tokens } = circuit;
   const long = tokens.length > 40;
@@ -26,7 +44,13 @@ function columnsOf(circuit, used, measure) {
     while (long && end < tokens.length && !used.has(end)) end += 1;
     if (end - position >= 3) {
       const text = `+${end - position}`;
-      columns.push({ position, gap: end - position, text, title: quoted(tokens.slice(position, end).join("")), least: measure(text) + 12 });
+      columns.push({
+        position,
+        gap: end - position,
+        text,
+        title: quoted(tokens.slice(position, end).join("")),
+        least: measure(text) + 12,
+      });
       position = end - 1;
       continue;
     }
@@ -43,7 +67,7 @@ function columnsOf(circuit, used, measure) {
  * of a given size, where a scale below `room.least` can't be read. Of the heights that cells may have, it takes the one
  * that lets the whole be shown largest; what room is left over goes between columns and rows.
  */
-function layOut(circuit, rows, items, room, measure) {
+export function layOut(circuit, rows, items, room, measure) {
   const last = rows.length - 1;
   const read = circuit.about.metric ? circuit.about.metric.position : null;
   const used = new Set();
@@ -54,15 +78,17 @@ function layOut(circuit, rows, items, room, measure) {
   columns.forEach((column, c) => {
     for (let p = column.position; p <= column.position + Math.max(0, column.gap - 1); p += 1) columnOf.set(p, c);
   });
-  const metricColumn = columnOf.get(Number.isInteger(read) && read >= 0 ? read : circuit.tokens.length - 1) ?? columns.length - 1;
+  const metricColumn =
+    columnOf.get(Number.isInteger(read) && read >= 0 ? read : circuit.tokens.length - 1) ?? columns.length - 1;
   const cells = new Map();
   for (const item of items) {
-    const column = item.row === last ? metricColumn : columnOf.get(item.position) ?? 0;
+    const column = item.row === last ? metricColumn : (columnOf.get(item.position) ?? 0);
     const id = item.row * columns.length + column;
     if (!cells.has(id)) cells.set(id, { row: item.row, column, single: [], wide: [] });
     (item.wide ? cells.get(id).wide : cells.get(id).single).push(item);
   }
-  for (const cell of cells.values()) cell.single.sort((a, b) => a.last - b.last || b.strength - a.strength || a.id - b.id);
+  for (const cell of cells.values())
+    cell.single.sort((a, b) => a.last - b.last || b.strength - a.strength || a.id - b.id);
 
   // A cell may be so many lines high; its column is then as wide as it must be, and at least as wide as its token.
   const arrange = (tallest) => {
@@ -75,7 +101,8 @@ function layOut(circuit, rows, items, room, measure) {
     }
     columns.forEach((_, c) => (widths[c] = Math.max(widths[c], across[c] * UNIT)));
     const lines = rows.map(() => 0);
-    for (const { row, column, single, wide } of cells.values()) lines[row] = Math.max(lines[row], Math.ceil(single.length / across[column]) + wide.length);
+    for (const { row, column, single, wide } of cells.values())
+      lines[row] = Math.max(lines[row], Math.ceil(single.length / across[column]) + wide.length);
     const heights = rows.map(({ kind }, row) => {
       if (kind !== "site") return 46;
       return lines[row] ? lines[row] * UNIT + 20 : rows.length > FEW_SITES ? 12 : 32;

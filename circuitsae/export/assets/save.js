@@ -1,7 +1,24 @@
+// @ts-check
 // The drawing as a picture of its own: SVG with its colours written in, and PNG made from it.
 
-const PAINTED = ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-weight", "paint-order"];
-const UNPRINTABLE = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+import { BUCKETS, endsOf, level, raises } from "./edges.js";
+import { SVG, draw, make } from "./elements.js";
+import { amounts } from "./legend.js";
+import { GUTTER, round } from "./stage.js";
+import { cut, format, visible } from "./text.js";
+
+const PAINTED = [
+  "fill",
+  "stroke",
+  "stroke-width",
+  "stroke-dasharray",
+  "opacity",
+  "font-size",
+  "font-weight",
+  "paint-order",
+];
+const UNPRINTABLE =
+  /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 
 /** A copy of an element with the colours that the style sheet gives it. */
 function painted(element) {
@@ -24,7 +41,7 @@ function painted(element) {
 }
 
 /** The whole drawing as SVG text, at its natural size, with the question above and what was kept below it. */
-function toSvg(view) {
+export function toSvg(view) {
   const { stage, circuit } = view;
   const { layout } = stage;
   const style = getComputedStyle(view.root);
@@ -32,13 +49,44 @@ function toSvg(view) {
   const [left, top] = [GUTTER.left, 56];
   const width = Math.ceil(Math.max(layout.width + left + GUTTER.right, 420));
   const height = Math.ceil(layout.height + top + 36);
-  const svg = draw("svg", { xmlns: SVG, width, height, viewBox: `0 0 ${width} ${height}`, "font-family": style.fontFamily.replaceAll('"', "'") });
+  const svg = draw("svg", {
+    xmlns: SVG,
+    width,
+    height,
+    viewBox: `0 0 ${width} ${height}`,
+    "font-family": style.fontFamily.replaceAll('"', "'"),
+  });
   svg.append(painted(stage.svg.querySelector("defs")), draw("rect", { width, height, fill: colour("--cg-back") }));
   const metric = circuit.about.metric || {};
   const value = circuit.about.metric_value === undefined ? "" : ` = ${format(circuit.about.metric_value)}`;
-  svg.append(draw("text", { x: 16, y: 24, "font-size": 15, "font-weight": 600, fill: colour("--cg-text"), text: cut(visible(circuit.about.prompt || "Circuit"), Math.floor(width / 8)) }));
-  svg.append(draw("text", { x: 16, y: 42, "font-size": 12, fill: colour("--cg-soft"), text: cut(visible((metric.description || metric.name || "") + value), Math.floor(width / 6.5)) }));
-  svg.append(draw("text", { x: 16, y: height - 12, "font-size": 11, fill: colour("--cg-soft"), text: `${view.status().join(", ")}. Solid raises, dashed lowers.` }));
+  svg.append(
+    draw("text", {
+      x: 16,
+      y: 24,
+      "font-size": 15,
+      "font-weight": 600,
+      fill: colour("--cg-text"),
+      text: cut(visible(circuit.about.prompt || "Circuit"), Math.floor(width / 8)),
+    }),
+  );
+  svg.append(
+    draw("text", {
+      x: 16,
+      y: 42,
+      "font-size": 12,
+      fill: colour("--cg-soft"),
+      text: cut(visible((metric.description || metric.name || "") + value), Math.floor(width / 6.5)),
+    }),
+  );
+  svg.append(
+    draw("text", {
+      x: 16,
+      y: height - 12,
+      "font-size": 11,
+      fill: colour("--cg-soft"),
+      text: `${amounts(view).join(", ")}. Solid raises, dashed lowers.`,
+    }),
+  );
   const scene = draw("g", { transform: `translate(${left},${top})` });
   const dark = { 0: colour("--cg-up"), 1: colour("--cg-down") };
   let even = false;
@@ -47,23 +95,46 @@ function toSvg(view) {
     if (row.kind === "site") {
       if (row.layer !== layer || row.layer === null) even = !even;
       layer = row.layer;
-      if (even) scene.append(draw("rect", { x: -left, y: round(row.top), width, height: round(row.height), fill: colour("--cg-band") }));
+      if (even)
+        scene.append(
+          draw("rect", { x: -left, y: round(row.top), width, height: round(row.height), fill: colour("--cg-band") }),
+        );
     }
-    if (row.name) scene.append(draw("text", { x: 10 - left, y: round(row.y + 4), "font-size": 11.5, fill: colour("--cg-soft"), text: cut(row.name, 9) }));
+    if (row.name)
+      scene.append(
+        draw("text", {
+          x: 10 - left,
+          y: round(row.y + 4),
+          "font-size": 11.5,
+          fill: colour("--cg-soft"),
+          text: cut(row.name, 9),
+        }),
+      );
   }
   const { lit, edges, focused } = view.light();
   const lines = (list, strong) => {
     const groups = new Map();
     for (const edge of list) {
-      const ends = stage.ends(edge);
+      const ends = endsOf(stage, edge);
       if (!ends) continue;
-      const id = stage.level(edge) * 2 + (raises(edge) ? 0 : 1);
+      const id = level(stage, edge) * 2 + (raises(edge) ? 0 : 1);
       const [x, y, ...rest] = ends.map(round);
       groups.set(id, (groups.get(id) || "") + `M${x} ${y}C${rest.join(" ")}`);
     }
     for (const [id, d] of [...groups].sort(([a], [b]) => a - b)) {
       const t = (Math.floor(id / 2) + 0.5) / BUCKETS;
-      scene.append(draw("path", { d, fill: "none", stroke: dark[id % 2], "stroke-width": round((strong ? 1.1 : 0.7) + 4 * t * t), "stroke-opacity": round((strong ? Math.min(1, 0.5 + 0.6 * t) : 0.14 + 0.66 * t) * (edges.length && !strong ? 0.3 : 1)), "stroke-dasharray": id % 2 ? "5 3.5" : null }));
+      scene.append(
+        draw("path", {
+          d,
+          fill: "none",
+          stroke: dark[id % 2],
+          "stroke-width": round((strong ? 1.1 : 0.7) + 4 * t * t),
+          "stroke-opacity": round(
+            (strong ? Math.min(1, 0.5 + 0.6 * t) : 0.14 + 0.66 * t) * (edges.length && !strong ? 0.3 : 1),
+          ),
+          "stroke-dasharray": id % 2 ? "5 3.5" : null,
+        }),
+      );
     }
   };
   lines(view.shown.drawn, false);
@@ -71,13 +142,15 @@ function toSvg(view) {
   for (const part of [stage.axis, stage.rings, stage.nodes, stage.texts]) scene.append(painted(part));
   if (focused && lit.size) svg.setAttribute("data-selected", "true");
   svg.append(scene);
-  for (const text of svg.querySelectorAll("text, title")) if (!text.children.length) text.textContent = text.textContent.replace(UNPRINTABLE, "\ufffd");
-  for (const element of svg.querySelectorAll("[aria-label]")) element.setAttribute("aria-label", element.getAttribute("aria-label").replace(UNPRINTABLE, "\ufffd"));
+  for (const text of svg.querySelectorAll("text, title"))
+    if (!text.children.length) text.textContent = text.textContent.replace(UNPRINTABLE, "\ufffd");
+  for (const element of svg.querySelectorAll("[aria-label]"))
+    element.setAttribute("aria-label", element.getAttribute("aria-label").replace(UNPRINTABLE, "\ufffd"));
   return new XMLSerializer().serializeToString(svg);
 }
 
 /** The drawing as PNG; `scale` pixels for each of the SVG's. */
-async function toPng(view, scale = 2) {
+export async function toPng(view, scale = 2) {
   const text = toSvg(view);
   const image = new Image();
   image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
@@ -88,10 +161,12 @@ async function toPng(view, scale = 2) {
   canvas.width = Math.max(1, Math.round(image.naturalWidth * by));
   canvas.height = Math.max(1, Math.round(image.naturalHeight * by));
   canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-  return new Promise((resolve, reject) => canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("The picture could not be made."))), "image/png"));
+  return new Promise((resolve, reject) =>
+    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("The picture could not be made."))), "image/png"),
+  );
 }
 
-function offer(blob, name) {
+export function offer(blob, name) {
   const link = make("a", { download: name, href: URL.createObjectURL(blob) });
   document.body.append(link);
   link.click();

@@ -1,51 +1,9 @@
+// @ts-check
 // The circuit as typed columns, and the questions the drawing asks of it. No DOM here.
 
-const MINUS = "\u2212";
+import { format, quoted } from "./text.js";
 
-/** A number with three significant digits and a true minus sign; a sign always when `signed`. */
-function format(value, signed = false) {
-  if (value === null || value === undefined || Number.isNaN(value)) return "\u2013";
-  const size = Math.abs(value);
-  let text;
-  if (size === 0) text = "0";
-  else if (size >= 1e5 || size < 1e-4) text = size.toExponential(1).replace("e+", "e").replace("-", MINUS);
-  else if (size >= 1000) text = Math.round(size).toLocaleString("en-US");
-  else text = String(Number(size.toPrecision(3)));
-  if (value < 0) return MINUS + text;
-  return signed && size > 0 ? "+" + text : text;
-}
-
-function percent(share) {
-  if (!Number.isFinite(share)) return "\u2013";
-  const value = 100 * share;
-  if (value > 0 && value < 0.1) return "<0.1%";
-  return (value < 10 ? Number(value.toFixed(1)) : Math.round(value)) + "%";
-}
-
-function count(n) {
-  return n.toLocaleString("en-US");
-}
-
-function plural(n, word, words = word + "s") {
-  return `${count(n)} ${n === 1 ? word : words}`;
-}
-
-/** A token's text with what can't be seen made visible; its spaces stay. */
-function visible(text) {
-  return text.replace(/\r?\n/g, "\u23ce").replace(/\t/g, "\u21e5").replace(/[\u0000-\u001f\u007f]/g, "\ufffd");
-}
-
-function quoted(text) {
-  return `\u201c${visible(text)}\u201d`;
-}
-
-/** Cuts a text by whole characters, never through a surrogate pair. */
-function cut(text, length) {
-  const characters = Array.from(text);
-  return characters.length <= length ? text : characters.slice(0, length - 1).join("") + "\u2026";
-}
-
-class Circuit {
+export class Circuit {
   constructor(payload) {
     if (!payload || payload.schema !== "circuitsae-view/1") {
       throw new Error("This is no circuit for this drawing: its schema is not circuitsae-view/1.");
@@ -59,7 +17,8 @@ class Circuit {
     this.site = nodes.site;
     this.index = nodes.index;
     this.position = nodes.position.map((p) => (p < Math.max(this.tokens.length, 1) && this.tokens.length ? p : -1));
-    const numbers = (name) => Float64Array.from(nodes[name] || new Array(this.n).fill(null), (v) => (v === null ? NaN : v));
+    const numbers = (name) =>
+      Float64Array.from(nodes[name] || new Array(this.n).fill(null), (v) => (v === null ? NaN : v));
     this.activation = numbers("activation");
     this.effect = numbers("effect");
     this.measured = numbers("measured_effect");
@@ -105,11 +64,16 @@ class Circuit {
     }
     this.largestWeight = m ? Math.abs(this.weight[0]) : 0;
 
-    const ranked = this.effect.some((v) => !Number.isNaN(v)) ? this.effect : this.influence.some((v) => !Number.isNaN(v)) ? this.influence : this.outWeight;
+    const ranked = this.effect.some((v) => !Number.isNaN(v))
+      ? this.effect
+      : this.influence.some((v) => !Number.isNaN(v))
+        ? this.influence
+        : this.outWeight;
     this.strengthName = ranked === this.effect ? "|effect|" : ranked === this.influence ? "influence" : "|weight|";
     this.strength = Float64Array.from(ranked, (v) => Math.abs(v) || 0);
     this.choosable = [];
-    for (let i = 0; i < this.n; i += 1) if (this.kind[i] === "feature" || this.kind[i] === "error") this.choosable.push(i);
+    for (let i = 0; i < this.n; i += 1)
+      if (this.kind[i] === "feature" || this.kind[i] === "error") this.choosable.push(i);
     this.choosable.sort((a, b) => this.strength[b] - this.strength[a] || a - b);
     this.rank = new Int32Array(this.n).fill(-1);
     this.choosable.forEach((i, rank) => (this.rank[i] = rank));
@@ -154,7 +118,8 @@ class Circuit {
     if (kind === "feature") return `${this.siteName(i)}/${this.index[i]}`;
     if (kind === "error") return `${this.siteName(i)} error`;
     if (kind === "token") return this.tokenAt(i) ? quoted(this.tokenAt(i)) : "token";
-    if (kind === "metric" && this.index[i] >= 0) return this.label[i] ? `logit of ${quoted(this.label[i])}` : `logit ${this.index[i]}`;
+    if (kind === "metric" && this.index[i] >= 0)
+      return this.label[i] ? `logit of ${quoted(this.label[i])}` : `logit ${this.index[i]}`;
     return kind;
   }
 
@@ -165,14 +130,22 @@ class Circuit {
   /** Where a node stands: its position and token; empty for those that stand nowhere. */
   place(i) {
     if (this.position[i] < 0) return "";
-    return this.kind[i] === "token" ? `position ${this.position[i]}` : `${quoted(this.tokenAt(i))} at ${this.position[i]}`;
+    return this.kind[i] === "token"
+      ? `position ${this.position[i]}`
+      : `${quoted(this.tokenAt(i))} at ${this.position[i]}`;
   }
 
   describe(i) {
     const words = { feature: "Feature", error: "Error node", token: "Token", bias: "Bias", metric: "Metric" };
-    if (this.kind[i] === "metric" && this.index[i] >= 0) return `${this.name(i)}, probability ${format(this.probability[i])}`;
-    if (this.kind[i] === "metric" && this.about.metric_value !== undefined) return `Metric ${format(this.about.metric_value)}, ${this.about.metric.description || this.about.metric.name}`;
-    const parts = [this.kind[i] === "bias" || this.kind[i] === "metric" ? words[this.kind[i]] : `${words[this.kind[i]]} ${this.name(i)}`];
+    if (this.kind[i] === "metric" && this.index[i] >= 0)
+      return `${this.name(i)}, probability ${format(this.probability[i])}`;
+    if (this.kind[i] === "metric" && this.about.metric_value !== undefined)
+      return `Metric ${format(this.about.metric_value)}, ${this.about.metric.description || this.about.metric.name}`;
+    const parts = [
+      this.kind[i] === "bias" || this.kind[i] === "metric"
+        ? words[this.kind[i]]
+        : `${words[this.kind[i]]} ${this.name(i)}`,
+    ];
     if (this.place(i)) parts.push(this.place(i));
     if (this.label[i]) parts.push(this.label[i]);
     if (!Number.isNaN(this.effect[i])) parts.push(`effect when ablated ${format(this.effect[i], true)}`);
@@ -232,7 +205,13 @@ class Circuit {
         if (this.weight[e] === 0) continue;
         const share = Math.abs(this.weight[e]) / this.inWeight[i];
         for (const way of best.get(this.source[e]) || []) {
-          ways.push({ share: way.share * share, sign: this.contribution[e] < 0 ? -way.sign : way.sign, edge: e, before: way, node: i });
+          ways.push({
+            share: way.share * share,
+            sign: this.contribution[e] < 0 ? -way.sign : way.sign,
+            edge: e,
+            before: way,
+            node: i,
+          });
         }
       }
       ways.sort((a, b) => b.share - a.share);
@@ -265,65 +244,4 @@ class Circuit {
     found.sort((a, b) => b[0] - a[0] || this.strength[b[1]] - this.strength[a[1]]);
     return found.slice(0, limit).map(([, i]) => i);
   }
-}
-
-/**
- * What is on the drawing: the nodes over the threshold (and those pinned, grouped or forced), a group as one item, and
- * the edges among them, a group's summed. Items 0..n-1 are the circuit's nodes, n.. the groups. Edges come strongest
- * first; `drawn` marks, of each item's in-edges, the `edges` strongest.
- */
-function compose(circuit, { nodes, edges, bias, pins, groups, onlyPinned, forced }) {
-  const { n } = circuit;
-  const item = new Int32Array(n).fill(-1);
-  const always = new Set([...pins, ...forced]);
-  for (let i = 0; i < n; i += 1) {
-    const kind = circuit.kind[i];
-    if (kind === "feature" || kind === "error") {
-      if (always.has(i) || (!onlyPinned && circuit.rank[i] < nodes)) item[i] = i;
-    } else if (kind !== "bias" || bias || always.has(i)) item[i] = i;
-  }
-  groups.forEach((group, g) => group.nodes.forEach((i) => (item[i] = n + g)));
-  const size = n + groups.length;
-  const list = [];
-  const sums = new Map();
-  for (let e = 0; e < circuit.m; e += 1) {
-    const source = item[circuit.source[e]];
-    const target = item[circuit.target[e]];
-    if (source < 0 || target < 0 || source === target) continue;
-    const [weight, contribution] = [circuit.weight[e], circuit.contribution[e]];
-    if (source < n && target < n) {
-      list.push({ source, target, weight, contribution, base: e });
-      continue;
-    }
-    const id = source * size + target;
-    const sum = sums.get(id);
-    if (sum) {
-      sum.weight += weight;
-      sum.contribution += contribution;
-      sum.base = -1;
-    } else {
-      const edge = { source, target, weight, contribution, base: e };
-      sums.set(id, edge);
-      list.push(edge);
-    }
-  }
-  if (sums.size) list.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
-  const ins = new Map();
-  const outs = new Map();
-  const drawn = [];
-  for (const edge of list) {
-    if (!ins.has(edge.target)) ins.set(edge.target, []);
-    if (!outs.has(edge.source)) outs.set(edge.source, []);
-    if (ins.get(edge.target).length < edges && edge.weight !== 0) drawn.push(edge);
-    ins.get(edge.target).push(edge);
-    outs.get(edge.source).push(edge);
-  }
-  const items = [];
-  const seen = new Uint8Array(size);
-  for (let i = 0; i < n; i += 1) {
-    if (item[i] < 0 || seen[item[i]]) continue;
-    seen[item[i]] = 1;
-    items.push(item[i]);
-  }
-  return { item, items, edges: list, drawn, ins, outs };
 }

@@ -1,11 +1,13 @@
+// @ts-check
 // The basket of interventions, its history, and what attribution predicts of it. No DOM here.
 
-const { make, draw, button, format, percent, plural, visible, quoted, cut, offer, MINUS } = CircuitGraph.tools;
+import { format } from "../../circuitsae/export/assets/text.js";
+
 const OPERATIONS = ["ablate", "scale", "set", "add"];
-const MOST_EDITS = 500;
+export const MOST_EDITS = 500;
 
 /** What an edit is called on a node and in the basket. */
-function editText({ op, value }) {
+export function editText({ op, value }) {
   if (op === "ablate") return "ablated";
   if (op === "scale") return `\u00d7${format(value)}`;
   if (op === "set") return `= ${format(value)}`;
@@ -13,7 +15,7 @@ function editText({ op, value }) {
 }
 
 /** What attribution predicts: the metric's slope along the node times how far the edit moves it; NaN where unknown. */
-function predictEdit(circuit, { key, op, value }) {
+export function predictEdit(circuit, { key, op, value }) {
   const i = circuit.row.get(key);
   if (i === undefined) return NaN;
   const effect = circuit.effect[i];
@@ -30,21 +32,30 @@ function predictEdit(circuit, { key, op, value }) {
   return baseline === activation ? NaN : (effect * (wanted - activation)) / (baseline - activation);
 }
 
-function predictAll(circuit, edits) {
+export function predictAll(circuit, edits) {
   return edits.reduce((sum, edit) => sum + predictEdit(circuit, edit), 0);
 }
 
 /** Edits as a stranger's link or file gives them: those that make sense for the circuit. */
-function cleanEdits(circuit, given) {
+export function cleanEdits(circuit, given) {
   if (!Array.isArray(given)) return [];
   const seen = new Set();
   return given
-    .filter((edit) => edit && typeof edit === "object" && circuit.row.has(edit.key) && OPERATIONS.includes(edit.op) && (edit.op === "ablate" || Number.isFinite(edit.value)) && !seen.has(edit.key) && seen.add(edit.key))
+    .filter(
+      (edit) =>
+        edit &&
+        typeof edit === "object" &&
+        circuit.row.has(edit.key) &&
+        OPERATIONS.includes(edit.op) &&
+        (edit.op === "ablate" || Number.isFinite(edit.value)) &&
+        !seen.has(edit.key) &&
+        seen.add(edit.key),
+    )
     .slice(0, MOST_EDITS)
     .map(({ key, op, value }) => (op === "ablate" ? { key, op } : { key, op, value }));
 }
 
-class Basket {
+export class Basket {
   constructor() {
     this.past = [[]];
     this.at = 0;
@@ -70,7 +81,10 @@ class Basket {
   /** Puts in an edit of each node, in place of what there was of it; false where there is no room. */
   put(keys, op, value) {
     const mine = new Set(keys);
-    const edits = [...this.edits.filter((edit) => !mine.has(edit.key)), ...keys.map((key) => (op === "ablate" ? { key, op } : { key, op, value }))];
+    const edits = [
+      ...this.edits.filter((edit) => !mine.has(edit.key)),
+      ...keys.map((key) => (op === "ablate" ? { key, op } : { key, op, value })),
+    ];
     if (edits.length > MOST_EDITS) return false;
     this.change(edits);
     return true;
@@ -85,17 +99,8 @@ class Basket {
   }
 }
 
-/** A state as it stands after `?c=`, as gradio_app/links.py reads it. */
-async function packState(state) {
-  const stream = new Blob([JSON.stringify(state)]).stream().pipeThrough(new CompressionStream("deflate"));
-  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
-  let text = "";
-  for (const byte of bytes) text += String.fromCharCode(byte);
-  return btoa(text).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
-}
-
 /** Pearson's correlation of pairs; NaN where there are too few or they do not vary. */
-function correlation(pairs) {
+export function correlation(pairs) {
   const n = pairs.length;
   if (n < 3) return NaN;
   const mean = (k) => pairs.reduce((sum, pair) => sum + pair[k], 0) / n;
