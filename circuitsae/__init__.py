@@ -53,7 +53,8 @@ if TYPE_CHECKING:
         scan_scales,
     )
     from circuitsae.task.metrics import Logit, LogitDiff, LogProb, Probability
-    from circuitsae.task.sets import TaskSet, read_tasks, task_set
+    from circuitsae.task.reading import read_tasks
+    from circuitsae.task.sets import TaskSet, task_set
     from circuitsae.task.targets import Direction, Divergence, Feature, Loss, TopLogits
     from circuitsae.task.task import Task
     from circuitsae.tracing import trace, trace_many
@@ -168,7 +169,7 @@ _HOMES = {
     "load": "model.loading",
     "node_effects": "attribution.effects",
     "open_labels": "labels.sources",
-    "read_tasks": "task.sets",
+    "read_tasks": "task.reading",
     "register": "registry",
     "scan_ablation": "scans",
     "scan_activity": "scans",

@@ -16,7 +16,8 @@ def add_tasks(parser: argparse.ArgumentParser, *, optional: bool = False, n: int
         "tasks",
         nargs="?" if optional else None,
         metavar="TASKS",
-        help="a name from 'circuitsae tasks', or a .jsonl or .csv file with columns clean, patch, answer, foil",
+        help="a name from 'circuitsae tasks', a .jsonl, .json, .csv or .parquet file with columns clean, patch, answer, "
+        "foil, or hf://datasets/...; see docs/tasks.md",
     )
     group = parser.add_argument_group("tasks")
     group.add_argument(
@@ -62,10 +63,11 @@ def task_set_of(args: argparse.Namespace, spliced: "SplicedModel", *, aligned: b
         UnknownNameError: No set is called that.
         TaskError: The model's vocabulary lacks the words.
     """
-    from circuitsae.task.sets import read_tasks, task_set
+    from circuitsae.task.reading import is_task_file, read_tasks
+    from circuitsae.task.sets import task_set
 
-    if args.tasks.endswith((".jsonl", ".csv")):
-        return read_tasks(args.tasks, spliced)[: args.n]
+    if is_task_file(args.tasks):
+        return read_tasks(args.tasks, spliced, n=args.n)
     return task_set(args.tasks, spliced, args.n, args.seed, aligned=aligned)
 
 

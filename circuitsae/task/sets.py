@@ -1,4 +1,4 @@
-"""Task sets: many tasks of one kind, from a seeded template, or from a file with a row each.
+"""Task sets: many tasks of one kind, from a seeded template; from files they are read by `circuitsae.task.reading`.
 
 Every task has a counterfactual of equal length, an answer and a foil of one token each, so that faithfulness and its like
 are means over comparable prompts. What can't be used is left out and said, never silently.
@@ -10,26 +10,18 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 from circuitsae.errors import InputError, TaskError, UnknownNameError
 from circuitsae.task.metrics import LogitDiff
+from circuitsae.task.rows import NEEDED, cell
 from circuitsae.task.task import Task
 from circuitsae.task.templates import TEMPLATES, Drawn, Words
 from circuitsae.task.vocabulary import Vocabulary
 
-# Other names that a column may have; those of feature-circuits' data files, and this package's own words.
-_COLUMNS: dict[str, tuple[str, ...]] = {
-    "clean": ("clean", "prompt", "clean_prefix"),
-    "patch": ("patch", "patch_prefix", "corrupted"),
-    "answer": ("answer", "clean_answer"),
-    "foil": ("foil", "patch_answer"),
-    "case": ("case",),
-}
-_NEEDED = ("clean", "patch", "answer", "foil")
 _DRAWS_PER_TASK = 50
 
 
@@ -43,6 +35,7 @@ class TaskSet:
         cases: What kind each task is (`abba`, `plural`), empty where nothing was said.
         problems: What was left out and why, a sentence each; rows of a file with their line number.
         source: Where it is from, JSON-able: the template, `n` and `seed`, or the file and its sha256.
+        notes: What of a file was read otherwise than it stands, or not used, a sentence each.
     """
 
     name: str
@@ -50,6 +43,7 @@ class TaskSet:
     cases: tuple[str, ...]
     problems: tuple[str, ...]
     source: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -86,8 +80,8 @@ class TaskSet:
             row: dict[str, Any] = {
                 "clean": _plain(task.prompt),
                 "patch": _plain(task.patch),
-                "answer": task.metric.answer,
-                "foil": task.metric.foil,
+                "answer": _plain(task.metric.answer),
+                "foil": _plain(task.metric.foil),
             }
             rows.append(row | ({"case": case} if case else {}))
         return rows
@@ -113,11 +107,9 @@ class TaskSet:
                 if path.suffix == ".jsonl":
                     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 else:
-                    table = csv.DictWriter(file, [*_NEEDED, "case"], restval="")
+                    table = csv.DictWriter(file, [*NEEDED, "case"], restval="")
                     table.writeheader()
-                    table.writerows(
-                        {k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()} for row in rows
-                    )
+                    table.writerows({k: cell(v) for k, v in row.items()} for row in rows)
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
@@ -152,7 +144,7 @@ def task_set(name: str, vocabulary: Any, n: int = 100, seed: int = 0, *, aligned
         raise UnknownNameError("task set", name, TEMPLATES)
     if n < 1:
         raise InputError(f"n is {n}; expected at least one task.")
-    vocabulary = _vocabulary(vocabulary)
+    vocabulary = vocabulary_of(vocabulary)
     words, r = Words(vocabulary), random.Random(f"{name} {seed}")
     found: dict[Drawn, Task] = {}
     unfit = 0
@@ -193,50 +185,6 @@ def task_set(name: str, vocabulary: Any, n: int = 100, seed: int = 0, *, aligned
     )
 
 
-def read_tasks(path: str | os.PathLike[str], vocabulary: Any, name: str | None = None) -> TaskSet:
-    """Reads a task set from JSONL or CSV with the columns clean, patch, answer, foil (and perhaps case).
-
-    A row that can't be used is left out; `problems` gives its line number and why. Prompts are text or, in JSONL, lists
-    of token ids, and so are answers (a text or an id). feature-circuits' names (clean_prefix, ...) are understood.
-
-    Args:
-        path: The file; the suffix says which it is.
-        vocabulary: A model's vocabulary, or the spliced model itself.
-        name: What to call the set; the file's name by default.
-
-    Raises:
-        InputError: The file can't be read, is of another kind, or lacks a column.
-        TaskError: No row can be used; the message has the first reason.
-    """
-    path = Path(path)
-    vocabulary = _vocabulary(vocabulary)
-    readers: dict[str, Callable[[str], Iterable[tuple[int, Any]]]] = {".jsonl": _jsonl, ".csv": _csv}
-    if path.suffix.lower() not in readers:
-        raise InputError(f"{str(path)!r} is no task set; expected a .jsonl or .csv file.")
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"{str(path)!r} can't be read: {why}.") from None
-    tasks: list[Task] = []
-    cases: list[str] = []
-    problems: list[str] = []
-    for line, row in readers[path.suffix.lower()](text):
-        try:
-            task, case = _task(row)
-            task.prepare(vocabulary)
-        except InputError as error:
-            problems.append(f"line {line}: {error}")
-            continue
-        tasks.append(task)
-        cases.append(case)
-    if not tasks:
-        raise TaskError(f"{str(path)!r} has no task that can be used: {problems[0] if problems else 'it is empty.'}")
-    source = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
-    return TaskSet(name or path.stem, tuple(tasks), tuple(cases), tuple(problems), source)
-
-
 def describe_sets(vocabulary: Any, seed: int = 0) -> list[dict[str, Any]]:
     """Returns, for every shipped set, its name, what it asks, and an example from this vocabulary (or why there is none)."""
     rows: list[dict[str, Any]] = []
@@ -255,73 +203,13 @@ def by_length(tasks: Sequence[Task], vocabulary: Vocabulary) -> dict[int, int]:
     return dict(sorted(Counter(len(vocabulary.encode(t.prompt)) for t in tasks).items()))
 
 
-def _vocabulary(given: Any) -> Vocabulary:
+def vocabulary_of(given: Any) -> Vocabulary:
+    """Returns a model's vocabulary, given itself or the spliced model."""
     vocabulary = getattr(given, "vocabulary", given)
     if not isinstance(vocabulary, Vocabulary):
         raise InputError(f"{type(given).__name__} is no vocabulary; expected a spliced model or its .vocabulary.")
     return vocabulary
 
 
-def _jsonl(text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line)
-        except (ValueError, RecursionError):
-            yield number, TaskError(f'it is not JSON; expected {{"clean": ..., "patch": ...}}, got {line[:60]!r}.')
-
-
-def _csv(text: str) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
-    columns = reader.fieldnames or []
-    missing = [name for name in _NEEDED if not any(alias in columns for alias in _COLUMNS[name])]
-    if missing:
-        raise InputError(
-            f"The task set has no column {' and no '.join(map(repr, missing))}; expected {', '.join(_NEEDED)}, got "
-            f"{', '.join(map(repr, columns)) or 'an empty file'}."
-        )
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield reader.line_num, TaskError(f"it is not CSV: {error}.")
-            return
-        yield reader.line_num, row
-
-
-def _task(row: Any) -> tuple[Task, str]:
-    """Turns a row into a task, and the case it is of.
-
-    Raises:
-        TaskError: It lacks something, or something in it is of the wrong kind.
-    """
-    if isinstance(row, TaskError):
-        raise row
-    if not isinstance(row, dict):
-        raise TaskError(f"it is a {type(row).__name__}; expected an object with {', '.join(_NEEDED)}.")
-    found: dict[str, Any] = {}
-    for name, aliases in _COLUMNS.items():
-        value = next((row[a] for a in aliases if row.get(a) not in (None, "")), None)
-        if value is None and name in _NEEDED:
-            raise TaskError(f"it has no {name!r}; expected {', '.join(_NEEDED)}.")
-        found[name] = value
-    for name in ("clean", "patch"):
-        value = found[name]
-        if not isinstance(value, str) and not (isinstance(value, list) and all(_is_id(i) for i in value)):
-            raise TaskError(f"its {name!r} is {str(value)[:60]!r}; expected text, or a list of token ids.")
-    for name in ("answer", "foil"):
-        if not isinstance(found[name], str) and not _is_id(found[name]):
-            raise TaskError(f"its {name!r} is {str(found[name])[:60]!r}; expected text, or a token id.")
-    task = Task(found["clean"], metric=LogitDiff(found["answer"], found["foil"]), patch=found["patch"])
-    return task, str(found["case"] or "")
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _plain(prompt: Any) -> Any:
-    return prompt if isinstance(prompt, str) else list(prompt)
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int) else list(value)

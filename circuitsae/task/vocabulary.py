@@ -34,9 +34,9 @@ class Vocabulary:
                 vocabulary.
         """
         if isinstance(prompt, str):
-            if not prompt.strip():
+            ids = self._split(prompt) if prompt else []
+            if not ids:  # white space is tokens to most tokenizers, but not to all
                 raise TaskError("The prompt is empty; expected at least one token of text.")
-            ids = self._split(prompt)
             bos = self.bos_token_id
             return [bos, *ids] if self.prepend_bos and bos is not None and ids[:1] != [bos] else ids
         ids = [self._check(t) for t in prompt]
@@ -64,7 +64,8 @@ class Vocabulary:
             hint = f" (without the space, {answer.strip()!r} is one)"
         raise TaskError(
             f"The answer {answer!r} is {len(ids)} tokens, {' + '.join(repr(self.string(i)) for i in ids)}; "
-            f"expected a single token{hint}."
+            f"expected a single token{hint}. To explain all of it, end the prompt with it and ask for the metric 'loss', "
+            f"continuation {answer!r}."
         )
 
     def string(self, token_id: int) -> str:

@@ -9,7 +9,8 @@ import torch
 
 import circuitsae as cs
 from circuitsae.errors import InputError, TaskError, UnknownNameError
-from circuitsae.task.sets import describe_sets, read_tasks, task_set
+from circuitsae.task.reading import read_tasks
+from circuitsae.task.sets import describe_sets, task_set
 from circuitsae.task.templates import TEMPLATES, Words
 from circuitsae.task.vocabulary import Vocabulary
 
@@ -178,7 +179,7 @@ def test_files_that_are_no_task_set(vocabulary: Vocabulary, tmp_path: Path) -> N
     with pytest.raises(InputError, match="can't be read"):
         read_tasks(missing, vocabulary)
     (tmp_path / "x.txt").write_text("a")
-    with pytest.raises(InputError, match=r"expected a \.jsonl or \.csv"):
+    with pytest.raises(InputError, match=r"ends in \.jsonl, \.json"):
         read_tasks(tmp_path / "x.txt", vocabulary)
     (tmp_path / "x.csv").write_text("clean,answer\na,b\n")
     with pytest.raises(InputError, match="no column 'patch' and no 'foil'"):

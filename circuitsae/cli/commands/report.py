@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     with console.progress() as progress:
         spliced = models.spliced_of(args, console, progress)
         tasks = evaluating.task_set_of(args, spliced, aligned=True)
-        for problem in tasks.problems:
+        for problem in (*tasks.notes, *tasks.problems):
             console.note(problem)
 
         import circuitsae
