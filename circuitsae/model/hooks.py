@@ -137,6 +137,7 @@ class HookedModel:
         logits_at: Sequence[int] | None = None,
         stop_at: str | None = None,
         cache: Any = None,
+        scores: list[Tensor] | None = None,
     ) -> Float[Tensor, "batch kept d_vocab"] | None:
         """Runs the model once.
 
@@ -147,6 +148,7 @@ class HookedModel:
             logits_at: Positions (from the start) to score; all when `None`. The unembedding of the others is not done.
             stop_at: The last hook point that matters; the run ends there and gives `None`.
             cache: Keys and values of the positions before `tokens` (transformers' `Cache`; Bridge only). It is added to.
+            scores: Is given what the unembedding gives: the logits before a model scales or caps them.
 
         Raises:
             SpliceError: A hook point did not fire; the message names it.
@@ -163,7 +165,12 @@ class HookedModel:
         listed = self._rejoined([(name, watched(name, hook)) for name, hook in hooks])
         if stop_at is not None:
             listed.append((stop_at, _raise_stop))
-        with self._quiet(), self._attached(listed), self._started(start, tokens.shape[0]), self._scored(logits_at):
+        with (
+            self._quiet(),
+            self._attached(listed),
+            self._started(start, tokens.shape[0]),
+            self._scored(logits_at, scores),
+        ):
             try:
                 cached = {} if cache is None else {"past_key_values": cache, "use_cache": True}
                 logits = self.model(tokens, return_type="logits", **cached)
@@ -317,20 +324,24 @@ class HookedModel:
         self._tuple_blocks = isinstance(output, tuple)
 
     @contextlib.contextmanager
-    def _scored(self, positions: Sequence[int] | None) -> Iterator[None]:
-        if positions is None:
-            yield
-            return
-        index = list(positions)
-
+    def _scored(self, positions: Sequence[int] | None, scores: list[Tensor] | None) -> Iterator[None]:
         def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (args[0][:, index], *args[1:])
+            return (args[0][:, list(positions or ())], *args[1:])
 
-        handle = self.model.unembed.register_forward_pre_hook(keep)
+        def note(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            assert scores is not None
+            scores.append(output)
+
+        unembed, handles = self.model.unembed, []
+        if positions is not None:
+            handles.append(unembed.register_forward_pre_hook(keep))
+        if scores is not None:
+            handles.append(unembed.register_forward_hook(note))
         try:
             yield
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
 
 def _raise_stop(x: Tensor) -> None:

@@ -110,6 +110,7 @@ class Run:
         sites: One entry a hook point written.
         embed: The token embeddings.
         logits: Scores at `kept` positions.
+        scores: What the unembedding gives there, before the model scales or caps it.
         kept: The positions whose logits are there; the last is the prompt's last.
         metric: The metric's value, `None` where none was asked for.
         prefixes: The residual stream entering the layers where a run may start again.
@@ -120,6 +121,7 @@ class Run:
     sites: dict[str, SiteRun]
     embed: Float[Tensor, "pos d_model"]
     logits: Float[Tensor, "kept d_vocab"]
+    scores: Float[Tensor, "kept d_vocab"]
     kept: tuple[int, ...]
     metric: float | None
     prefixes: dict[int, Prefix] = field(repr=False, default_factory=dict)
@@ -137,10 +139,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Readout:
-    """What is scored at the end of a run: the positions whose logits are computed, and the metric on them."""
+    """What is scored at the end of a run: the positions whose logits are computed, and the metric on them.
+
+    With `uncapped` the metric is given what the unembedding gives, before the model scales or caps it.
+    """
 
     metric: BoundMetric | None
     n_tokens: int
+    uncapped: bool = False
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -155,8 +161,9 @@ class Readout:
         """Returns the metric of each prompt of a run, whether it reads logits or an activation."""
         assert self.metric is not None
         if self.metric.reads is None:
-            assert captured.logits is not None
-            return self.value(captured.logits)
+            logits = captured.scores if self.uncapped else captured.logits
+            assert logits is not None
+            return self.value(logits)
         assert captured.observed is not None
         x = captured.observed
         return self.metric(x if self.metric.positions is None else x[:, list(self.metric.positions)])
@@ -190,6 +197,7 @@ class Captured:
         residuals: By layer, the residual stream entering it.
         logits: Scores at the readout's positions, `[batch kept d_vocab]`; `None` if the run stopped earlier.
         observed: The activation that the metric reads, `[batch pos d]`; `None` where it reads the logits.
+        scores: What the unembedding gives, before the model scales or caps it; `None` as with the logits.
     """
 
     x_in: dict[int, Tensor]
@@ -198,6 +206,7 @@ class Captured:
     residuals: dict[int, Tensor]
     logits: Tensor | None
     observed: Tensor | None = None
+    scores: Tensor | None = None
 
     def prompt(self, number: int) -> "Captured":
         """Returns what is one prompt's of a batch, off the graph and in memory of its own."""
@@ -212,6 +221,7 @@ class Captured:
             {key: one(x) for key, x in self.residuals.items()},
             None if self.logits is None else one(self.logits),
             None if self.observed is None else one(self.observed),
+            None if self.scores is None else one(self.scores),
         )
 
 
@@ -284,8 +294,10 @@ def forward(
     ]
     if until is not None:
         stop_at = spliced.hooked.residual_name(until)
-    logits = spliced.hooked.forward(tokens, hooks, start=start, logits_at=readout.kept, stop_at=stop_at)
-    return Captured(x_in, x_out, embed[0], residuals, logits, observed[0] if observed else None)
+    scores: list[Tensor] = []
+    logits = spliced.hooked.forward(tokens, hooks, start=start, logits_at=readout.kept, stop_at=stop_at, scores=scores)
+    seen = observed[0] if observed else None
+    return Captured(x_in, x_out, embed[0], residuals, logits, seen, scores[0] if scores else None)
 
 
 def start_layers(spliced: SplicedModel, n_tokens: int) -> list[int]:
@@ -313,14 +325,15 @@ def take_apart(
         features = tuple(_encode(d, x, at) for d, x, at in zip(spliced.dictionaries, x_in, kept, strict=True))
         runs = tuple(f for f, _ in features)
         sites = {name: _site(spliced, name, _working(captured.x_out[name][0]), features) for name in spliced.written}
-        logits = captured.logits
-        assert logits is not None
+        logits, scores = captured.logits, captured.scores
+        assert logits is not None and scores is not None
         return Run(
             tokens=torch.tensor(list(tokens), device=spliced.device),
             features=runs,
             sites=sites,
             embed=_working(captured.embed[0].detach()),
             logits=logits[0].detach(),
+            scores=scores[0].detach(),
             kept=readout.kept,
             metric=None if readout.metric is None else float(readout.of(captured)[0]),
             prefixes={layer: Prefix(layer, x.detach()) for layer, x in captured.residuals.items()},

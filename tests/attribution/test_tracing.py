@@ -5,11 +5,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import pytest
+import torch
 
 import circuitsae as cs
 from circuitsae import names
 from circuitsae.errors import CancelledError, InputError, UnknownNameError
 from circuitsae.task.targets import TopLogits
+from tests.attribution.architectures import TOKENS, bridge, with_transcoders
 
 PLURAL = cs.LogitDiff(" are", " is")
 
@@ -145,6 +147,45 @@ def test_every_option_is_recorded(spliced: cs.SplicedModel, task: cs.Task) -> No
     for name in inspect.signature(cs.trace).parameters:
         if name not in ("spliced", "task", "progress", "method_options"):
             assert name in known, name
+
+
+def test_capped_logits_are_explained_before_the_cap() -> None:
+    """Rows add up to what the unembedding gives, as circuit-tracer's do; weights are still those of the capped logit."""
+    model, cap = bridge("gemma2"), 2.0
+    model.original_model.config.final_logit_softcapping = model.cfg.output_logits_soft_cap = cap
+    spliced = with_transcoders(model)
+    circuit = cs.trace(
+        spliced,
+        cs.Task(TOKENS, metric=cs.Logit(7)),
+        compat="circuit-tracer",
+        drop_positions=[],  # what is no node is missing from the sum of a row
+        logit_share=1.0,
+        max_logits=50,
+    )
+    with torch.no_grad():
+        hidden = model.original_model.model(torch.tensor([TOKENS])).last_hidden_state[0, -1]
+        capped = model.original_model(torch.tensor([TOKENS])).logits[0, -1]
+    scores = hidden @ model.original_model.lm_head.weight.T
+    torch.testing.assert_close(capped, cap * (scores / cap).tanh(), atol=1e-6, rtol=1e-6)
+    assert float((capped - scores).abs().max()) > 0.2
+    tops = [node for node in circuit.graph if node.startswith("logit/")]
+    assert len(tops) == 50
+    for node in tops:
+        token = int(node.split("/")[1].split("@")[0])
+        value = float(scores[token] - scores.mean())
+        assert circuit[node]["activation"] == pytest.approx(value, abs=1e-6)
+        assert circuit[node]["probability"] == pytest.approx(float(capped.softmax(-1)[token]), abs=1e-6)
+        rows = [edge["contribution"] for *_, edge in circuit.graph.in_edges(node, data=True)]
+        assert sum(rows) == pytest.approx(value, abs=1e-6)
+        if token == 7:
+            weights = [
+                edge["weight"] for source, _, edge in circuit.graph.in_edges(node, data=True) if source != "bias"
+            ]
+            rows = [
+                edge["contribution"] for source, _, edge in circuit.graph.in_edges(node, data=True) if source != "bias"
+            ]
+            slope = 1 - float(capped[7] / cap) ** 2
+            assert weights == pytest.approx([-slope * row for row in rows], abs=1e-6)
 
 
 def test_compat_replaces_defaults_only(transcoders: cs.SplicedModel, task: cs.Task) -> None:

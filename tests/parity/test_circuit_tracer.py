@@ -195,6 +195,7 @@ CASES = [
         True,
         {"positional_embedding_type": "rotary", "rotary_dim": 8, "normalization_type": "RMS"},
     ),
+    ("per-layer", "relu", False, {"output_logits_soft_cap": 2.0}),  # Gemma 2: its targets are the logits before the cap
     ("cross-layer", "relu", False, {}),
     ("cross-layer", "jump_relu", False, {"n_key_value_heads": 1}),
     ("cross-layer", "relu", True, {}),
