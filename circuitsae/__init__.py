@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from circuitsae.dictionaries.base import Dictionary
     from circuitsae.errors import CircuitsaeError
     from circuitsae.evaluation.evaluator import evaluate
+    from circuitsae.evaluation.faithfulness import Faithfulness
     from circuitsae.evaluation.learned import LearnedMask, learn_mask
     from circuitsae.evaluation.result import Evaluation
     from circuitsae.graph.aggregation import aggregate
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         scan_activity,
         scan_scales,
     )
+    from circuitsae.session import Session
     from circuitsae.task.metrics import Logit, LogitDiff, LogProb, Probability
     from circuitsae.task.reading import read_tasks
     from circuitsae.task.sets import TaskSet, task_set
@@ -76,6 +78,7 @@ __all__ = [
     "Divergence",
     "Estimate",
     "Evaluation",
+    "Faithfulness",
     "Feature",
     "Generation",
     "Intervention",
@@ -89,6 +92,7 @@ __all__ = [
     "PathPatch",
     "Probability",
     "Scale",
+    "Session",
     "Set",
     "SplicedModel",
     "Steer",
@@ -135,6 +139,7 @@ _HOMES = {
     "Divergence": "task.targets",
     "Estimate": "tracing.estimates",
     "Evaluation": "evaluation.result",
+    "Faithfulness": "evaluation.faithfulness",
     "Feature": "task.targets",
     "Generation": "interventions",
     "Intervention": "interventions",
@@ -148,6 +153,7 @@ _HOMES = {
     "PathPatch": "interventions",
     "Probability": "task.metrics",
     "Scale": "interventions",
+    "Session": "session",
     "Set": "interventions",
     "SplicedModel": "model.spliced",
     "Steer": "interventions",

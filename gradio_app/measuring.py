@@ -65,7 +65,6 @@ class Measured:
         self.context: Context = make_context(spliced, task, method="ablation", baseline=self._baseline)
         self.spliced, self.task = spliced, task
         self.keys = list(keys)
-        self._hooks: list[Any] | None = None
         kinds = [] if circuit is None else circuit.graph.nodes(data="kind")
         self._valued = [key for key, kind in kinds if kind in ("feature", "error", "token")]
 
@@ -105,10 +104,7 @@ class Measured:
             raise UnknownNameError("way to treat attention", attention, WAYS["attention"])
         if attention == "free":
             return []
-        if self._hooks is None:
-            spliced, run = self.context.spliced, self.context.run
-            self._hooks = frozen_hooks(spliced, run, attention="frozen", normalisation="free")
-        return self._hooks
+        return frozen_hooks(self.context, attention="frozen", normalisation="free")
 
     def effects(self, keys: Sequence[str], progress: Progress) -> Iterator[dict[str, float]]:
         """Yields the measured effects of ablating nodes one at a time, a few at once."""

@@ -1,6 +1,8 @@
 """What a method works with: one task on one model, its clean run, its gradients, baseline and nodes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,7 +14,7 @@ from circuitsae.attribution.baselines import Baseline, FeatureNodes, feature_nod
 from circuitsae.attribution.nodes import NodeBlock, NodeEffects
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.model.caching import KeyValues, key_values
-from circuitsae.model.checks import freezes
+from circuitsae.model.checks import freezes, verify
 from circuitsae.model.hooks import Hook
 from circuitsae.model.runs import (
     EMBED,
@@ -34,11 +36,36 @@ Gradient = Literal["pass-through", "through-dictionary", "frozen"]
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
 
 
-class Context:
-    """What a method works with: one task on one model, its clean run, baseline and nodes.
+@dataclass
+class _Kept:
+    """What has been computed of one task on one model, shared by all the questions asked about it."""
 
-    The clean run is made when first asked for; `gradients` makes it together with the backward pass, so that
-    attribution patching costs one forward and one backward pass in all.
+    run: Run | None = None
+    patch: Run | None = None  # until it has become the baseline
+    baseline: Baseline | None = None
+    nodes: tuple[FeatureNodes, ...] | None = None
+    key_values: list[KeyValues | None] = field(default_factory=list)
+    more: dict[Hashable, Mapping[str, Tensor]] = field(default_factory=dict)
+    passes: dict[str, float] = field(default_factory=lambda: {"forward": 0.0, "backward": 0.0})
+
+
+class Context:
+    """What a method works with: one task on one model, its clean run, baseline and nodes, and one question about them.
+
+    The clean run is made when first asked for, on a model on which the splice is known to hold; `gradients` makes it
+    together with the backward pass, so that attribution patching costs one forward and one backward pass in all.
+    `asking` gives a context for another question, which shares what has been computed.
+
+    Args:
+        spliced: The model.
+        task: Prompt and metric.
+        method: The method that answers.
+        baseline: What nodes are set to.
+        gradient: Which gradients it takes.
+        reference: Prompts of the `"mean"` baseline, as text or token ids.
+        given: A baseline made beforehand, in place of `baseline`.
+        options: The method's own options.
+        progress: Called with work done, work in all, and a word.
     """
 
     def __init__(
@@ -49,25 +76,53 @@ class Context:
         method: str,
         baseline: str,
         gradient: str = "pass-through",
-        reference: Sequence[Sequence[int]] | None = None,
+        reference: Sequence[str | Sequence[int]] | None = None,
+        given: Baseline | None = None,
         options: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> None:
-        if gradient not in GRADIENTS:
-            raise UnknownNameError("gradient", gradient, GRADIENTS)
         self.spliced, self.task = spliced, task
-        self.method, self.gradient = method, gradient
-        self.options = dict(options or {})
         self.readout = Readout(task.metric, len(task.tokens))
         self.batch = torch.tensor([task.tokens], device=spliced.device)
-        self.passes = {"forward": 0.0, "backward": 0.0}
-        self._progress = progress
-        self.baseline_name, self.reference = baseline, reference
-        self._run: Run | None = None
-        self._patch: Run | None = None  # until it has become the baseline
-        self._baseline: Baseline | None = None
-        self._nodes: tuple[FeatureNodes, ...] | None = None
-        self._key_values: list[KeyValues | None] = []
+        self.baseline_name = baseline
+        self.reference = None if reference is None else [r if isinstance(r, str) else list(r) for r in reference]
+        self.reference_tokens = None if reference is None else [spliced.vocabulary.encode(r) for r in reference]
+        self._given, self._kept = given, _Kept(baseline=given)
+        self._ask(method, gradient, options, progress)
+
+    def _ask(self, method: str, gradient: str, options: Mapping[str, Any] | None, progress: Progress | None) -> None:
+        if gradient not in GRADIENTS:
+            raise UnknownNameError("gradient", gradient, GRADIENTS)
+        self.method, self.gradient, self.options = method, gradient, dict(options or {})
+        self.progress = progress
+        self._before = dict(self._kept.passes)
+
+    def asking(
+        self,
+        method: str,
+        *,
+        gradient: str = "pass-through",
+        options: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> "Context":
+        """Returns a context for another question about the same task; what has been computed, or will be, is shared.
+
+        Raises:
+            UnknownNameError: There is no such gradient.
+        """
+        other = copy(self)
+        other._ask(method, gradient, options, progress)
+        return other
+
+    @property
+    def passes(self) -> dict[str, float]:
+        """Forward and backward passes of the model over one prompt so far, all questions together."""
+        return self._kept.passes
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """Those since this question was asked."""
+        return {kind: count - self._before[kind] for kind, count in self.passes.items()}
 
     def report(self, done: int, total: int, what: str) -> None:
         """Reports progress.
@@ -75,26 +130,39 @@ class Context:
         Raises:
             CancelledError: The caller's callback said `False`.
         """
-        report(self._progress, done, total, what)
+        report(self.progress, done, total, what)
 
     @property
     def run(self) -> Run:
-        """The clean run."""
-        if self._run is None:
-            self.passes["forward"] += 1
-            self._run = run_clean(self.spliced, self.task.tokens, self.task.metric)
-        return self._run
+        """The clean run.
+
+        Raises:
+            SpliceError: On this model the splice does not hold at some site.
+        """
+        kept = self._kept
+        if kept.run is None:
+            verify(self.spliced)
+            kept.passes["forward"] += 1
+            kept.run = run_clean(self.spliced, self.task.tokens, self.task.metric)
+        return kept.run
+
+    @property
+    def metric(self) -> float:
+        """The metric on the clean run."""
+        assert self.run.metric is not None
+        return self.run.metric
 
     def run_together(self) -> None:
         """Makes the clean run and that of a patch prompt that is the baseline in one batch, where memory allows.
 
         Cheaper than one after the other, and as exact; but rounded differently than a run by itself.
         """
-        fits = not is_long(self.spliced, len(self.task.tokens))
-        if self._run is None and self._patch_tokens is not None and fits:
-            self.passes["forward"] += 2
+        kept, fits = self._kept, not is_long(self.spliced, len(self.task.tokens))
+        if kept.run is None and self._patch_tokens is not None and fits:
+            verify(self.spliced)
+            kept.passes["forward"] += 2
             prompts = (self.task.tokens, self._patch_tokens)
-            self._run, self._patch = run_together(self.spliced, prompts, self.task.metric)
+            kept.run, kept.patch = run_together(self.spliced, prompts, self.task.metric)
 
     @property
     def _patch_tokens(self) -> Sequence[int] | None:
@@ -104,39 +172,75 @@ class Context:
     @property
     def baseline(self) -> Baseline:
         """What nodes are set to. The patch prompt is run when this is first asked for."""
-        if self._baseline is None:
-            run, patch = self.run, self._patch
+        kept = self._kept
+        if kept.baseline is None:
+            run, patch = self.run, kept.patch
             if patch is None and self._patch_tokens is not None:
-                self.passes["forward"] += 1
+                kept.passes["forward"] += 1
                 patch = run_clean(self.spliced, self._patch_tokens, self.task.metric, like=run)
-            self._patch = None
-            self._baseline = make_baseline(
+            kept.patch = None
+            kept.baseline = make_baseline(
                 self.spliced,
                 self.baseline_name,
                 n_tokens=len(self.task.tokens),
                 patch=patch,
-                reference=self.reference,
-                progress=self._progress,
+                reference=self.reference_tokens,
+                progress=self.progress,
             )
-        return self._baseline
+        return kept.baseline
 
     @property
     def nodes(self) -> tuple[FeatureNodes, ...]:
         """The feature nodes, one entry a dictionary."""
-        if self._nodes is None:
-            self._nodes = tuple(
+        if self._kept.nodes is None:
+            self._kept.nodes = tuple(
                 feature_nodes(run, features)
                 for run, features in zip(self.run.features, self.baseline.features, strict=True)
             )
-        return self._nodes
+        return self._kept.nodes
 
     @property
     def key_values(self) -> KeyValues | None:
         """The clean run's keys and values, `None` where the model can't start from them."""
-        if not self._key_values:
-            self._key_values.append(key_values(self.spliced, self.run))
-            self.passes["forward"] += 1.5
-        return self._key_values[0]
+        kept = self._kept
+        if not kept.key_values:
+            kept.key_values.append(key_values(self.spliced, self.run))
+            kept.passes["forward"] += 1.5
+        return kept.key_values[0]
+
+    def once(self, key: Hashable, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """Returns other activations of the clean run, by name; made when first asked for, at one forward pass."""
+        more = self._kept.more
+        if key not in more:
+            more[key] = make()
+            self.passes["forward"] += 1
+        return more[key]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes what has been computed holds."""
+        kept = self._kept
+        tensors: list[Tensor | None] = [t for values in kept.more.values() for t in values.values()]
+        tensors += [t for found in kept.key_values if found is not None for pair in found.layers for t in pair]
+        for run in (kept.run, kept.patch):
+            tensors += [] if run is None else run.tensors()
+        for nodes in kept.nodes or ():
+            tensors += [nodes.positions, nodes.indices, nodes.activations, nodes.baselines, *nodes.decoders.here()]
+        if kept.baseline is not None:
+            tensors += [kept.baseline.embed, *(kept.baseline.errors or {}).values()]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
+        return sum(storages.values())
+
+    def forget_rows(self) -> None:
+        """Gives decoder rows, most of what a run holds, back to be read again if they are asked for."""
+        for nodes in self._kept.nodes or ():
+            nodes.decoders.forget()
+        for features in () if self._kept.run is None else self._kept.run.features:
+            features.decoders.forget()
+
+    def forget(self) -> None:
+        """Gives everything back that has been computed; what is asked for later is computed anew."""
+        self._kept.__dict__.update(_Kept(baseline=self._given, passes=self._kept.passes).__dict__)
 
     def gradients(
         self, extra: Sequence[tuple[str, Hook]] = ()
@@ -188,7 +292,9 @@ class Context:
 
         With `run_too` the pass also serves as the clean run, if that is not there yet. Cost: one forward pass.
         """
-        hooks = [*self.freezing(), *extra]
+        verify(self.spliced)
+        hooks, kept = [*self.freezing(), *extra], self._kept
+        run_too = run_too and kept.run is None
         with torch.enable_grad():
             through = self.gradient == "through-dictionary"
             captured = forward(
@@ -196,14 +302,14 @@ class Context:
                 self.batch,
                 self.readout,
                 leaf_embed=True,
-                residuals_at=start_layers(self.spliced, len(self.task.tokens)) if run_too and self._run is None else [],
+                residuals_at=start_layers(self.spliced, len(self.task.tokens)) if run_too else [],
                 extra=hooks,
                 **self._splice_through() if through else {},
             )
             value = self.readout.of(captured)
         self.passes["forward"] += 1
-        if run_too and self._run is None:
-            self._run = take_apart(self.spliced, self.task.tokens, captured, self.readout)
+        if run_too:
+            kept.run = take_apart(self.spliced, self.task.tokens, captured, self.readout)
         return captured, value
 
     def backward(self, value: Tensor, inputs: Sequence[Tensor], *, retain: bool = False) -> list[Tensor]:
@@ -315,11 +421,10 @@ class Context:
 
     def finish(self, blocks: Sequence[NodeBlock]) -> NodeEffects:
         """Returns the blocks with what the context knows of how they came about."""
-        assert self.run.metric is not None
         n_tokens = len(self.task.tokens)
         return NodeEffects(
             blocks=tuple(blocks),
-            metric=self.run.metric,
+            metric=self.metric,
             baseline_metric=self.baseline.metric,
             method=self.method,
             baseline=self.baseline.name,
@@ -329,5 +434,5 @@ class Context:
             skipped={
                 hook: frozenset(range(n_tokens)).difference(site.kept.tolist()) for hook, site in self.run.sites.items()
             },
-            passes=dict(self.passes),
+            passes=self.spent,
         )

@@ -6,7 +6,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Protocol, TypedDict, Unpack
+from typing import Any, ClassVar, Protocol
 
 from circuitsae import registry
 from circuitsae.attribution.context import GRADIENTS, Context, Gradient, Progress
@@ -25,7 +25,6 @@ __all__ = [
     "NodeBlock",
     "NodeEffects",
     "Progress",
-    "Settings",
     "make_context",
     "node_effects",
     "run_method",
@@ -35,18 +34,6 @@ __all__ = [
 @dataclass(frozen=True)
 class NoOptions:
     """Options of a method that has none."""
-
-
-class Settings(TypedDict, total=False):
-    """How effects are computed: the arguments that `node_effects`, `trace` and `make_context` share."""
-
-    method: str
-    baseline: str | None
-    gradient: str
-    sites: Sequence[str] | None
-    skip_positions: Sequence[int] | None
-    reference: Sequence[str | Sequence[int]] | None
-    progress: Progress | None
 
 
 class Method(Protocol):
@@ -104,41 +91,44 @@ def node_effects(
         UnknownNameError: No such method, baseline, gradient or site.
         InputError: An option that the method does not have, or a baseline without what it needs.
     """
-    settings = Settings(
-        method=method,
-        baseline=baseline,
-        gradient=gradient,
-        sites=sites,
-        skip_positions=skip_positions,
-        reference=reference,
-        progress=progress,
-    )
-    return run_method(make_context(spliced, task, options=options, **settings))
+    given = {"baseline": baseline, "sites": sites, "skip_positions": skip_positions, "reference": reference}
+    context = make_context(spliced, task, method=method, gradient=gradient, options=options, progress=progress, **given)
+    return run_method(context)
 
 
 def make_context(
-    spliced: SplicedModel, task: Task, *, options: Mapping[str, Any] | None = None, **settings: Unpack[Settings]
+    spliced: SplicedModel,
+    task: Task,
+    *,
+    method: str = "attribution-patching",
+    baseline: str | None = None,
+    gradient: str = "pass-through",
+    sites: Sequence[str] | None = None,
+    skip_positions: Sequence[int] | None = None,
+    reference: Sequence[str | Sequence[int]] | None = None,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> Context:
-    """Prepares a task for a method; see `node_effects` for the settings and their defaults."""
-    sites, skip_positions = settings.get("sites"), settings.get("skip_positions")
+    """Prepares a task on a model; see `node_effects` for the arguments and their defaults."""
+    if not isinstance(task, Task):
+        raise InputError(f"A {type(task).__name__} was given for the task; expected a Task.")
     if sites is not None:
         spliced = spliced.restrict(sites)
     if skip_positions is not None:
         spliced = spliced.skipping(skip_positions)
     prepared = task.prepare(spliced.vocabulary, spliced.n_ctx)
     prepared = replace(prepared, metric=prepared.metric.complete(spliced, prepared.tokens))
-    baseline, reference = settings.get("baseline"), settings.get("reference")
     if baseline is None:
         baseline = "zero" if prepared.patch_tokens is None else "patch"
     return Context(
         spliced,
         prepared,
-        method=settings.get("method", "attribution-patching"),
+        method=method,
         baseline=baseline,
-        gradient=settings.get("gradient", "pass-through"),
-        reference=None if reference is None else [spliced.vocabulary.encode(r) for r in reference],
+        gradient=gradient,
+        reference=reference,
         options=options,
-        progress=settings.get("progress"),
+        progress=progress,
     )
 
 

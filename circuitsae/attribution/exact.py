@@ -390,9 +390,15 @@ def ablating_edit(context: Context, key: str) -> FeatureEdit | VectorEdit:
     node = names.parse(key)
     if not isinstance(node.position, int) or node.kind not in ("feature", "error", "token"):
         raise NodeError(f"{key!r} can't be ablated; expected a feature, error or token node at one position.")
+    n_tokens = len(context.task.tokens)
+    if not 0 <= node.position < n_tokens:
+        raise NodeError(f"{key!r} is outside the prompt, which has positions 0 to {n_tokens - 1}.")
     if node.kind == "feature":
         assert node.site is not None and node.index is not None
         number = context.spliced.dictionary_number(node.site)
+        d_sae = context.spliced.dictionaries[number].d_sae
+        if node.index >= d_sae:
+            raise NodeError(f"{key!r} is outside its dictionary, which has features 0 to {d_sae - 1}.")
         at = torch.tensor([node.position], device=context.spliced.device)
         index = torch.tensor([node.index], device=context.spliced.device)
         value = context.baseline.feature_values(number, at, index)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from circuitsae import names
+from circuitsae.attribution.context import Context
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.evaluation.measuring import Errors
-from circuitsae.evaluation.prompts import Prompt
 from circuitsae.evaluation.ranking import Owners
 from circuitsae.model.edits import batch_size
 from circuitsae.model.hooks import Prefix
@@ -79,7 +79,7 @@ class _Circuit:
 
 
 def measure_edges(
-    prompt: Prompt,
+    prompt: Context,
     owners: Owners,
     edges: Edges,
     cuts: Sequence[tuple[int, Sequence[int] | None]],
@@ -112,7 +112,7 @@ def measure_edges(
 class _Sweep:
     """What every node of every circuit passes on, filled site by site."""
 
-    def __init__(self, prompt: Prompt, owners: Owners, errors: Errors, tokens_kept: bool, n_circuits: int) -> None:
+    def __init__(self, prompt: Context, owners: Owners, errors: Errors, tokens_kept: bool, n_circuits: int) -> None:
         self.prompt, self.owners, self.errors, self.tokens_kept = prompt, owners, errors, tokens_kept
         spliced, run = prompt.spliced, prompt.run
         self.n_tokens = run.n_tokens

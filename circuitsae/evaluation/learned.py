@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuitsae.attribution.context import Context
 from circuitsae.errors import InputError
-from circuitsae.evaluation.prompts import Prompt, Prompts
+from circuitsae.evaluation.prompts import Prompts
 from circuitsae.evaluation.ranking import NodeTable, Owners
 from circuitsae.evaluation.survey import summarise, survey_prompt
 from circuitsae.model.modes import in_own_mode
@@ -133,7 +134,7 @@ def learn_mask(
     )  # fmt: skip
 
 
-def masked_metric(prompt: Prompt, table: NodeTable, mask: Tensor) -> Tensor:
+def masked_metric(prompt: Context, table: NodeTable, mask: Tensor) -> Tensor:
     """Returns the metric with every node between its baseline (0) and its live value (1), differentiable in `mask [node]`.
 
     At 0 and 1 it is the metric of that circuit, as `measure_cuts` gives it.

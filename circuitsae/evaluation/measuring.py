@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from circuitsae.evaluation.prompts import Prompt
+from circuitsae.attribution.context import Context
 from circuitsae.evaluation.ranking import NodeTable, Ranking
 from circuitsae.model.edits import batch_size
 from circuitsae.model.masks import FeatureMask, Masks, VectorMask, run_masked
@@ -34,7 +34,7 @@ class Cut:
 
 
 def measure_cuts(
-    prompt: Prompt, table: NodeTable, cuts: Sequence[Cut], *, errors: Errors = "default", start_layer: int = 0
+    prompt: Context, table: NodeTable, cuts: Sequence[Cut], *, errors: Errors = "default", start_layer: int = 0
 ) -> list[float]:
     """Returns the metric of each circuit.
 
@@ -57,10 +57,11 @@ def measure_cuts(
             edited = run_masked(prompt.spliced, prompt.run, prompt.readout, masks, len(batch))
             found += prompt.readout.of(edited.captured).double().tolist()
         prompt.passes["forward"] += len(batch) * (1 - edited.start / prompt.spliced.n_layers)
+        prompt.report(len(found), len(cuts), "sets of nodes")
     return found
 
 
-def _masks(prompt: Prompt, table: NodeTable, cuts: Sequence[Cut], errors: Errors, start_layer: int) -> Masks:
+def _masks(prompt: Context, table: NodeTable, cuts: Sequence[Cut], errors: Errors, start_layer: int) -> Masks:
     owners, device = table.owners, prompt.spliced.device
     n_tokens = prompt.run.n_tokens
     features: dict[int, FeatureMask] = {}

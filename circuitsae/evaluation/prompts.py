@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from circuitsae.attribution.baselines import BASELINES, Baseline, make_baseline
 from circuitsae.attribution.effects import Context
 from circuitsae.errors import InputError, TaskError, UnknownNameError
@@ -20,26 +17,6 @@ EVALUATION_BASELINES = (*BASELINES, "resample")
 
 # Runs of so many bytes are kept between the two passes over the tasks; the others are made again.
 _KEPT_BYTES = 256 * 2**20
-
-
-class Prompt(Context):
-    """One task of an evaluation: its clean run, its nodes, and what they are set to; each made when first asked for."""
-
-    def __init__(self, spliced: SplicedModel, task: PreparedTask, given: Baseline | None, **options: Any) -> None:
-        super().__init__(spliced, task, **options)
-        self._baseline = given
-
-    @property
-    def metric(self) -> float:
-        """The metric on the clean run."""
-        assert self.run.metric is not None
-        return self.run.metric
-
-    def forget_rows(self) -> None:
-        """Gives decoder rows, most of what a run holds, back to be read again if they are asked for."""
-        for nodes, features in zip(self.nodes, self.run.features, strict=True):
-            nodes.decoders.forget()
-            features.decoders.forget()
 
 
 class Prompts:
@@ -79,13 +56,13 @@ class Prompts:
         self._reference = [tuple(spliced.vocabulary.encode(r)) for r in reference or [t.tokens for t in self.prepared]]
         self._means: dict[int, Baseline] = {}
         self._patches = self._patch_prompts(seed)
-        self._kept: dict[int, Prompt] = {}
+        self._kept: dict[int, Context] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self.prepared)
 
-    def __getitem__(self, number: int) -> Prompt:
+    def __getitem__(self, number: int) -> Context:
         if number in self._kept:
             return self._kept[number]
         prompt = self.open(number)
@@ -93,7 +70,7 @@ class Prompts:
         self.close(number, prompt)
         return prompt
 
-    def open(self, number: int, method: str = "attribution-patching", **options: Any) -> Prompt:
+    def open(self, number: int, method: str = "attribution-patching", **options: Any) -> Context:
         """Returns a task on which nothing has been run yet, for a method that makes the clean run itself.
 
         With `together` there is no method, and the runs are there.
@@ -101,25 +78,25 @@ class Prompts:
         task = self.prepared[number]
         given = self._mean(len(task.tokens)) if self.baseline == "mean" else None
         patch = self._patches[number]
-        prompt = Prompt(
+        prompt = Context(
             self.spliced,
             replace(task, patch_tokens=patch, patch_strings=None),
-            given,
             method=method,
             baseline="zero" if patch is None else "patch",
+            given=given,
             options=options,
         )
         if self.together:
             prompt.run_together()
         return prompt
 
-    def close(self, number: int, prompt: Prompt) -> None:
+    def close(self, number: int, prompt: Context) -> None:
         """Counts a prompt's passes, and keeps its runs for the next time if there is room."""
         for kind, count in prompt.passes.items():
             self.passes[kind] += count
-        prompt.passes = dict.fromkeys(prompt.passes, 0.0)
+            prompt.passes[kind] = 0.0
         prompt.forget_rows()
-        size = _bytes(prompt)
+        size = prompt.nbytes
         if number not in self._kept and self._bytes + size <= _KEPT_BYTES:
             self._kept[number] = prompt
             self._bytes += size
@@ -186,15 +163,3 @@ def _prepared(spliced: SplicedModel, number: int, task: Task) -> PreparedTask:
         return replace(prepared, metric=prepared.metric.complete(spliced, prepared.tokens))
     except TaskError as error:
         raise TaskError(f"Task {number}: {error}") from None
-
-
-def _bytes(prompt: Prompt) -> int:
-    """Returns about how much memory a prompt's runs hold."""
-    tensors: list[Tensor] = [prompt.run.embed, prompt.run.logits]
-    for nodes, features in zip(prompt.nodes, prompt.run.features, strict=True):
-        tensors += [features.x_in, features.features.values, nodes.positions, nodes.indices, nodes.baselines]
-    for site in prompt.run.sites.values():
-        tensors += [site.x, site.bias, site.error]
-    tensors += [prefix.residual for prefix in prompt.run.prefixes.values()]
-    unique: dict[int, Tensor] = {t.data_ptr(): t for t in tensors if isinstance(t, torch.Tensor)}
-    return sum(t.numel() * t.element_size() for t in unique.values())

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from circuitsae.attribution.context import Context
 from circuitsae.attribution.effects import NodeEffects, run_method
-from circuitsae.evaluation.prompts import Prompt, Prompts
+from circuitsae.evaluation.prompts import Prompts
 from circuitsae.evaluation.ranking import NodeTable, Numbers, Owners, Reals
 
 
@@ -81,7 +82,7 @@ def summarise(owners: Owners, found: Sequence[Surveyed], more: Iterable[tuple[Nu
 
 
 def _nodes(
-    prompt: Prompt, owners: Owners, owner: int, effects: NodeEffects | None
+    prompt: Context, owners: Owners, owner: int, effects: NodeEffects | None
 ) -> tuple[Numbers, Numbers, Reals, Reals]:
     """Returns positions, indices, sizes and effects of an owner's nodes at the positions that are not skipped."""
     if owners.is_error(owner):

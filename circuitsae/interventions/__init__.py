@@ -5,7 +5,7 @@ Every number in a circuit is a prediction that these can check: `effect` is `m(e
 
 from circuitsae.interventions.compiling import compile_edits
 from circuitsae.interventions.generation import Continuation, Generation, generate
-from circuitsae.interventions.intervening import intervene, intervene_many
+from circuitsae.interventions.intervening import intervene, intervene_in, intervene_many
 from circuitsae.interventions.kinds import (
     Ablate,
     AblateEdge,
@@ -37,6 +37,7 @@ __all__ = [
     "compile_edits",
     "generate",
     "intervene",
+    "intervene_in",
     "intervene_many",
     "result_of",
     "top_tokens",

@@ -17,15 +17,20 @@ from circuitsae.task.task import Task
 
 
 class Settings(TypedDict, total=False):
-    """The arguments that `intervene` and `intervene_many` share."""
+    """How edited runs are made and what is read off them: see `intervene`."""
 
     errors: str
     attention: str
     normalisation: str
     direct_only: bool
-    baseline: str | None
     circuit: Any
     nodes: Sequence[str] | None
+
+
+class AllSettings(Settings, total=False):
+    """The arguments that `intervene` and `intervene_many` share."""
+
+    baseline: str | None
     skip_positions: Sequence[int] | None
 
 
@@ -91,7 +96,7 @@ def intervene_many(
     choices: Sequence[Sequence[Intervention]],
     *,
     progress: Progress | None = None,
-    **settings: Unpack[Settings],
+    **settings: Unpack[AllSettings],
 ) -> list[InterventionResult]:
     """Runs the prompt once for each choice of edits, in batches that share the clean run below their lowest edit.
 
@@ -107,6 +112,21 @@ def intervene_many(
         InputError: A value of the wrong kind.
         CancelledError: `progress` said so.
     """
+    context = make_context(
+        spliced,
+        task,
+        method="ablation",
+        baseline=settings.pop("baseline", None),
+        skip_positions=settings.pop("skip_positions", None),
+        progress=progress,
+    )
+    return intervene_in(context, choices, **settings)
+
+
+def intervene_in(
+    context: Context, choices: Sequence[Sequence[Intervention]], **settings: Unpack[Settings]
+) -> list[InterventionResult]:
+    """Runs a context's prompt once for each choice of edits; see `intervene_many`."""
     known = Settings.__annotations__
     for name in settings:
         if name not in known:
@@ -117,24 +137,13 @@ def intervene_many(
     for choice in choices:
         if isinstance(choice, (str, Mapping)) or not isinstance(choice, Sequence):
             raise InputError(f"Edits come as a list, such as [Ablate(node)]; given was {choice!r}.")
-    context = make_context(
-        spliced,
-        task,
-        method="ablation",
-        baseline=settings.get("baseline"),
-        skip_positions=settings.get("skip_positions"),
-        progress=progress,
-    )
     wanted = list(settings.get("nodes") or ())
     circuit = settings.get("circuit")
     if circuit is not None:
         wanted += [key for key, kind in circuit.graph.nodes(data="kind") if kind in ("feature", "error", "token")]
     wanted = spelled_out(context, wanted)
     extra = frozen_hooks(
-        context.spliced,
-        context.run,
-        attention=settings.get("attention", "free"),
-        normalisation=settings.get("normalisation", "free"),
+        context, attention=settings.get("attention", "free"), normalisation=settings.get("normalisation", "free")
     )
     compiled = [[e for given in choice for e in compile_edits(context, given, extra=extra)] for choice in choices]
     results: list[InterventionResult | None] = [None] * len(choices)

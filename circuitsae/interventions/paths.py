@@ -71,7 +71,7 @@ def compile_path(context: Context, given: PathPatch, extra: Sequence[tuple[str, 
     hooks = list(extra)
     if given.along == "residual":
         own = _within(spliced, edits)
-        hooks += clean_hooks(spliced, run, [name for name in layer_outputs(spliced) if name not in own])
+        hooks += clean_hooks(context, [name for name in layer_outputs(spliced) if name not in own])
     heads: dict[str, Tensor] = {}
 
     def keep(name: str) -> Hook:

@@ -43,6 +43,10 @@ class DecoderRows:
             self._rows[out] = rows.to(device=self._device, dtype=self._dtype)
         return self._rows[out]
 
+    def here(self) -> list[Tensor]:
+        """Returns the rows that are kept at present."""
+        return list(self._rows.values())
+
     def forget(self) -> None:
         """Gives the memory back; what is asked for later is read again."""
         self._rows.clear()
@@ -130,6 +134,16 @@ class Run:
     def n_tokens(self) -> int:
         """The prompt's length."""
         return int(self.tokens.shape[0])
+
+    def tensors(self) -> list[Tensor | None]:
+        """Returns all that the run holds in memory at present."""
+        found: list[Tensor | None] = [self.tokens, self.embed, self.logits]
+        for f in self.features:
+            own = (f.x_in, f.kept, f.scale, f.unique, f.inverse, *f.decoders.here())
+            found += [*own, f.features.rows, f.features.indices, f.features.values]
+        for site in self.sites.values():
+            found += [site.x, site.bias, site.skip, site.error, site.kept]
+        return found + [prefix.residual for prefix in self.prefixes.values()]
 
     def prefix(self, layer: int) -> Prefix | None:
         """Returns the highest stored start at or below a layer."""

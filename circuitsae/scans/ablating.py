@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from circuitsae import names
-from circuitsae.attribution.effects import make_context, node_effects
+from circuitsae.attribution.effects import make_context, run_method
 from circuitsae.attribution.exact import measure_nodes
 from circuitsae.correlation import correlation, line, ranks
 from circuitsae.errors import InputError
@@ -175,11 +175,9 @@ def scan_ablation(
     prepared: list[PreparedTask] = []
     for number, task in enumerate(several):
         context = make_context(
-            spliced, task, method="ablation", baseline=baseline, sites=sites, skip_positions=skip_positions
-        )
-        effects = node_effects(
             spliced, task, method=method, baseline=baseline, sites=sites, skip_positions=skip_positions
         )
+        effects = run_method(context)
         n_tokens = len(context.task.tokens)
         at = None if position is None else position % n_tokens
         found = [r for r in effects.records(kinds) if at is None or r["position"] == at]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from circuitsae.attribution.effects import node_effects
+from circuitsae.attribution.effects import make_context, run_method
 from circuitsae.errors import InputError, NodeError
-from circuitsae.interventions import Scale, intervene_many
+from circuitsae.interventions import Scale, intervene_in
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.scans import plotting
@@ -99,17 +99,16 @@ def scan_scales(
     factors = sorted({float(s) for s in (scales if scales is not None else [n / 4 for n in range(-8, 13)])})
     if not factors:
         raise InputError("There are no scales; expected one factor at least, such as scales=[0, 1, 2].")
-    results = intervene_many(
-        spliced, task, [[Scale(node, s)] for s in factors], errors=errors, nodes=[node], skip_positions=skip_positions
-    )
+    context = make_context(spliced, task, baseline="zero", skip_positions=skip_positions)
+    effects = run_method(context)
+    results = intervene_in(context, [[Scale(node, s)] for s in factors], errors=errors, nodes=[node])
     if not any(results[0].activations_before.values()):
         raise NodeError(f"{node!r} is not active, so scaling it does nothing; Set or Steer it instead.")
-    effects = node_effects(spliced, task, baseline="zero", skip_positions=skip_positions)
     return SteeringCurve(
         node=node,
         scales=tuple(factors),
         metrics=tuple(r.metric_after for r in results),
         slope=-effects.effect_of(node),
         clean=results[0].metric_before,
-        description=str(task.prepare(spliced.vocabulary).metric.description.get("description", "metric")),
+        description=str(context.task.metric.description.get("description", "metric")),
     )

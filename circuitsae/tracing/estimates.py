@@ -6,7 +6,6 @@ backward pass are timed on the loaded model, over the first `PROBE` tokens where
 how many features are active. Bytes are added up from shapes and from the budgets that the engine keeps to.
 """
 
-import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -28,8 +27,8 @@ from circuitsae.model.runs import Readout, Run, forward, run_clean, start_layers
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.model.tapes import budget, layer_bytes
 from circuitsae.task.task import Task
-from circuitsae.tracing.options import GraphOptions
-from circuitsae.tracing.steps import prepare, trace
+from circuitsae.tracing.options import GraphOptions, TraceOptions
+from circuitsae.tracing.steps import prepare
 
 PROBE = 128
 """Tokens of a prompt that are run to know what a pass takes and how many features are active."""
@@ -155,11 +154,14 @@ def estimate(spliced: SplicedModel, task: Task, *, graph: bool = True, **setting
         >>> cost.forward, cost.backward == 1 + spliced.n_layers
         (2.0, True)
     """
-    known = {name: p for name, p in inspect.signature(trace).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    given = {name: settings.get(name, p.default) for name, p in known.items()}
-    request = prepare(spliced, task, given, {name: v for name, v in settings.items() if name not in known})
-    context, options = request.context, request.options
-    method, method_options = find_method(context.method, context.options)
+    context, options = prepare(spliced, task, settings)
+    return estimate_in(context, options, graph=graph)
+
+
+def estimate_in(context: Context, asked: TraceOptions, *, graph: bool = True) -> Estimate:
+    """Returns what a trace of a context's task will cost, as if nothing had been computed yet; see `estimate`."""
+    context, options = context.asking(asked.method, gradient=asked.gradient), asked.graph
+    method, method_options = find_method(asked.method, asked.method_options)
     probe = _Probe(context)
     guessed = probe.n_tokens < probe.whole or context.baseline_name == "mean"
     prospect = Prospect(context.spliced, context.task, context.gradient, probe.positions(), guessed)
@@ -278,7 +280,7 @@ class _Probe:
 
     def _references(self) -> int:
         """Returns how many reference vectors a mean at one position is taken over."""
-        reference = self.context.reference or ()
+        reference = self.context.reference_tokens or ()
         aligned = all(len(tokens) == self.whole for tokens in reference)
         return len(reference) if aligned else sum(len(tokens) for tokens in reference)
 
@@ -426,7 +428,7 @@ def _baseline_passes(context: Context) -> float:
     if context.baseline_name == "patch":
         return 1.0
     if context.baseline_name == "mean":
-        return sum(len(tokens) for tokens in context.reference or ()) / len(context.task.tokens)
+        return sum(len(tokens) for tokens in context.reference_tokens or ()) / len(context.task.tokens)
     return 0.0
 
 

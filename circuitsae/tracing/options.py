@@ -1,14 +1,18 @@
 """What `trace` may be asked for, and the named sets of it under which it gives another package's numbers."""
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from circuitsae import registry
 from circuitsae.errors import InputError, UnknownNameError
+from circuitsae.graph.prune import Pruner
 
 Targets = Literal["metric", "logits"]
 TARGETS: tuple[str, ...] = get_args(Targets)
+
+CONTEXT = ("baseline", "sites", "skip_positions", "reference")
+"""The arguments of `trace` that are about task and model rather than about one graph."""
 
 COMPAT: Mapping[str, Mapping[str, Any]] = {
     # Ameisen et al. 2025, as the package circuit-tracer computes it: equal adjacency matrices, which a test checks.
@@ -64,27 +68,52 @@ class GraphOptions:
             raise InputError(f"measure is {self.measure}; expected the number of nodes to ablate, 0 or more.")
 
 
-def graph_options(given: Mapping[str, Any]) -> GraphOptions:
-    """Returns the options among the arguments of `trace`; where nothing is pruned, no limit applies."""
-    values = {f.name: given[f.name] for f in fields(GraphOptions)}
-    if given["prune"] is None:
-        values |= {"max_nodes": None, "node_threshold": None, "edge_threshold": None}
-    return GraphOptions(**{**values, "drop_positions": tuple(int(p) for p in given["drop_positions"])})
+@dataclass(frozen=True)
+class TraceOptions:
+    """All that `trace` was asked for about one task on one model.
+
+    Attributes:
+        method, gradient, method_options: How effects are computed, see `node_effects`.
+        graph: How the graph is made.
+        compat: The named set of options that was asked for.
+    """
+
+    method: str
+    gradient: str
+    method_options: Mapping[str, Any]
+    graph: GraphOptions
+    compat: str | None
+
+    @classmethod
+    def of(cls, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> "TraceOptions":
+        """Returns the options: defaults, what the named set that was asked for (`compat`) says, what was given.
+
+        Raises:
+            UnknownNameError: There is no such set.
+            InputError: A number out of range.
+        """
+        named = {name: value for name, value in of_compat(given).items() if name in defaults}
+        known = {**defaults, **named, **given}
+        graph = {f.name: known.pop(f.name) for f in fields(GraphOptions)}
+        if graph["prune"] is None:  # where nothing is pruned, no limit applies
+            graph |= {"max_nodes": None, "node_threshold": None, "edge_threshold": None}
+        graph["drop_positions"] = tuple(int(p) for p in graph["drop_positions"])
+        method, gradient, compat = (known.pop(name) for name in ("method", "gradient", "compat"))
+        return cls(method, gradient, known, GraphOptions(**graph), compat)
+
+    @property
+    def pruner(self) -> Pruner:
+        """What chooses nodes and edges."""
+        return registry.get("pruners", self.graph.prune or "top-k")()
 
 
-def with_compat(compat: str | None, of: Callable[..., Any], **given: Any) -> dict[str, Any]:
-    """Returns options of a function, those at its defaults replaced by what a named set says.
+def of_compat(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns what the named set that was asked for says.
 
     Raises:
         UnknownNameError: There is no such set.
     """
-    if compat is None:
-        return given
-    if compat not in COMPAT:
-        raise UnknownNameError("option set (compat)", compat, COMPAT)
-    defaults = inspect.signature(of).parameters
-    chosen = COMPAT[compat]
-    return {
-        name: chosen[name] if name in chosen and value == defaults[name].default else value
-        for name, value in given.items()
-    }
+    name = given.get("compat")
+    if name is not None and name not in COMPAT:
+        raise UnknownNameError("option set (compat)", name, COMPAT)
+    return {} if name is None else COMPAT[name]

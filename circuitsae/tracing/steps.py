@@ -1,18 +1,19 @@
 """`trace`, from a task to a circuit, step by step; `trace_many`, from many tasks to their mean."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar, cast
 
-from circuitsae import names, registry
-from circuitsae.attribution.effects import Context, Settings, make_context, run_method
+from circuitsae import names
+from circuitsae.attribution.effects import Context, make_context, run_method
 from circuitsae.attribution.exact import measure_nodes
 from circuitsae.errors import InputError
 from circuitsae.graph.aggregation import aggregate, check_min_count
 from circuitsae.graph.alignment import Align, check_alignment
 from circuitsae.graph.circuit import Circuit
 from circuitsae.graph.merging import merge_into_errors
-from circuitsae.graph.prune import Pruner
 from circuitsae.graph.schema import Graph
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
@@ -21,38 +22,45 @@ from circuitsae.task.task import Task
 from circuitsae.tracing.edges import build_graph, compute_edges
 from circuitsae.tracing.logits import logit_targets
 from circuitsae.tracing.nodes import ChosenNodes
-from circuitsae.tracing.options import GraphOptions, graph_options, with_compat
+from circuitsae.tracing.options import CONTEXT, TraceOptions, of_compat
 from circuitsae.tracing.record import provenance
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 
-@dataclass(frozen=True)
-class Request:
-    """What `trace` was asked for, checked.
 
-    Attributes:
-        context: The task on the model, with how effects are computed; nothing has run yet.
-        options: How the graph is made.
-        pruner: What chooses its nodes and edges.
+def _by_name(run: Callable[[SplicedModel, Task, dict[str, Any]], Circuit]) -> Callable[[_F], _F]:
+    """Decorates a signature: a call of it goes to `run`, with only the arguments that the caller gave.
+
+    What is not given may depend on what is, and an argument given at its default is given all the same.
     """
 
-    context: Context
-    options: GraphOptions
-    pruner: Pruner
+    def decorated(signature: _F) -> _F:
+        @functools.wraps(signature)
+        def call(spliced: SplicedModel, task: Task, **given: Any) -> Circuit:
+            return run(spliced, task, given)
 
+        return cast(_F, call)
 
-def prepare(spliced: SplicedModel, task: Task, given: Mapping[str, Any], method_options: Mapping[str, Any]) -> Request:
-    """Returns what `trace` works with, from all its arguments by name; see there."""
-    compat = given["compat"]
-    given = with_compat(compat, trace, **{name: value for name, value in given.items() if name != "compat"})
-    if compat is not None:
-        spliced = spliced.skipping(spliced.skip_positions, sinks=False)
-    pruner: Pruner = registry.get("pruners", given["prune"] or "top-k")()
-    options = graph_options(given)
-    settings = Settings(**{name: given[name] for name in Settings.__annotations__})
-    return Request(make_context(spliced, task, options=method_options, **settings), options, pruner)
+    return decorated
 
 
 @in_own_mode
+def _trace(spliced: SplicedModel, task: Task, given: dict[str, Any]) -> Circuit:
+    context, options = prepare(spliced, task, given)
+    return trace_in(context, options)
+
+
+def prepare(spliced: SplicedModel, task: Task, given: Mapping[str, Any]) -> tuple[Context, TraceOptions]:
+    """Returns what `trace` works with, from the arguments given by name; nothing has run yet."""
+    given = {name: value for name, value in given.items() if value is not None or name not in CONTEXT}
+    named = {**of_compat(given), **given}
+    about = {name: named[name] for name in (*CONTEXT, "progress") if name in named}
+    if given.get("compat") is not None:
+        spliced = spliced.skipping(spliced.skip_positions, sinks=False)
+    return make_context(spliced, task, **about), options_of({k: v for k, v in given.items() if k not in about})
+
+
+@_by_name(_trace)
 def trace(
     spliced: SplicedModel,
     task: Task,
@@ -123,36 +131,32 @@ def trace(
         UnknownNameError: No such method, baseline, gradient, linearisation, kind of targets, site, pruner or `compat`.
         InputError: An option out of range.
     """
-    request = prepare(
-        spliced,
-        task,
-        {
-            "method": method,
-            "baseline": baseline,
-            "gradient": gradient,
-            "linearisation": linearisation,
-            "sites": sites,
-            "targets": targets,
-            "logit_share": logit_share,
-            "max_logits": max_logits,
-            "error_targets": error_targets,
-            "max_nodes": max_nodes,
-            "node_threshold": node_threshold,
-            "edge_threshold": edge_threshold,
-            "top_edges": top_edges,
-            "prune": prune,
-            "merge_pruned": merge_pruned,
-            "skip_positions": skip_positions,
-            "skip_nodes": skip_nodes,
-            "drop_positions": drop_positions,
-            "measure": measure,
-            "reference": reference,
-            "compat": compat,
-            "progress": progress,
-        },
-        method_options,
+    raise AssertionError("what runs is _trace")
+
+
+_DEFAULTS = {
+    name: argument.default
+    for name, argument in inspect.signature(trace).parameters.items()
+    if argument.kind is inspect.Parameter.KEYWORD_ONLY and name not in (*CONTEXT, "progress")
+}
+
+
+def options_of(given: Mapping[str, Any]) -> TraceOptions:
+    """Returns the options of a trace on a context from those given by name; see `trace`.
+
+    Raises:
+        UnknownNameError: There is no such `compat`.
+        InputError: An option out of range.
+    """
+    return TraceOptions.of(_DEFAULTS, given)
+
+
+def trace_in(context: Context, asked: TraceOptions) -> Circuit:
+    """Returns the circuit behind the metric of a context's task; see `trace`."""
+    context = context.asking(
+        asked.method, gradient=asked.gradient, options=asked.method_options, progress=context.progress
     )
-    context, pruner, options = request.context, request.pruner, request.options
+    options, pruner = asked.graph, asked.pruner
     effects = run_method(context)
     tops = logit_targets(context, options) if options.targets == "logits" else None
     nodes = ChosenNodes(context, effects, pruner, options, tops)
@@ -174,8 +178,8 @@ def trace(
             "sites": list(context.spliced.sites),
             "skip_positions": list(context.spliced.skip_positions),
             "skip_sinks": context.spliced.skip_sinks,
-            "reference": None if reference is None else [r if isinstance(r, str) else list(r) for r in reference],
-            "compat": compat,
+            "reference": context.reference,
+            "compat": asked.compat,
         },
         kept={
             **nodes.report(kept.nodes),
