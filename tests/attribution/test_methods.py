@@ -482,7 +482,7 @@ def test_ablation_from_a_middle_position_changes_no_number(name: str) -> None:
         if suffixes:
             assert context.key_values is not None
         else:
-            context._key_values = [None]
+            context._kept.key_values = [None]
         found.append(Ablation()(context, Ablation.Options()))
     assert found[0].passes["forward"] < 0.8 * found[1].passes["forward"]
     for a, b in zip(found[0].blocks, found[1].blocks, strict=True):

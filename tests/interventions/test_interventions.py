@@ -352,7 +352,7 @@ def test_freezes_hold_the_clean_values(spliced: cs.SplicedModel, task: cs.Task) 
     from circuitsae.attribution.effects import make_context
 
     context = make_context(spliced, task)
-    hooks = frozen_hooks(spliced, context.run, attention="frozen", normalisation="frozen")
+    hooks = frozen_hooks(context, attention="frozen", normalisation="frozen")
     points: set[str] = {name for name, _ in hooks}
     assert {"blocks.0.attn.hook_pattern", "blocks.3.ln2.hook_scale", "ln_final.hook_scale"} <= points
     assert cs.intervene(spliced, task, [], attention="frozen", normalisation="frozen").effect == pytest.approx(
