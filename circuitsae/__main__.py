@@ -1,6 +1,7 @@
 """`python -m circuitsae` and the `circuitsae` command."""
 
 import sys
+from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -11,4 +12,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # "python -m" looks into the current folder first; what lies there by chance is not to be imported.
+    if not sys.flags.safe_path and Path(sys.path[0]) != Path(__file__).parents[1]:
+        del sys.path[0]
     sys.exit(main())

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitsae.cli import labelling, options
 from circuitsae.cli.output import Console
+from circuitsae.files import check_writable
 
 if TYPE_CHECKING:
     from circuitsae.graph.circuit import Circuit
@@ -57,7 +58,7 @@ def outputs_of(args: argparse.Namespace) -> Outputs:
     if args.html:
         outputs.append((args.html, "html"))
     for path, _ in outputs:
-        options.check_writable(path)
+        check_writable(path)
     return outputs
 
 

@@ -89,7 +89,7 @@ def run(argv: list[str]) -> int:
         console = Console(as_json=args.json, quiet=args.quiet)
         with console.only_results_on_stdout():
             args.run(args, console)
-        sys.stdout.flush()
+        console.flush()
         return 0
     except SystemExit as stop:  # argparse has shown its help
         return int(stop.code or 0)

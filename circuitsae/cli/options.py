@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -308,18 +307,3 @@ def reference_of(args: argparse.Namespace) -> list[str] | None:
     if not prompts:
         raise InputError(f"The file {args.reference!r} holds no prompt; expected one a line.")
     return prompts
-
-
-def check_writable(path: str) -> None:
-    """Says that a file can't be written before the work is done for it, not after.
-
-    Raises:
-        InputError: Its folder is missing or closed to us, or it is a folder itself.
-    """
-    file = Path(path)
-    if file.is_dir():
-        raise InputError(f"Can't write {path!r}: it is a folder; name a file in it.")
-    if not file.parent.is_dir():
-        raise InputError(f"Can't write {path!r}: there is no folder {str(file.parent)!r}; make it first.")
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise InputError(f"Can't write {path!r}: permission denied.")

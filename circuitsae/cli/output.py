@@ -1,6 +1,7 @@
 """What the command shows: results on stdout, notes and progress on stderr, tables, numbers and tokens as text."""
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from circuitsae.errors import CircuitsaeError
+from circuitsae.files import reason_of
 from circuitsae.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,6 +47,9 @@ class Console:
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
         self._out, self._err = sys.stdout, sys.stderr
+        for stream in (self._out, self._err):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # half characters of strangers' texts
 
     @property
     def width(self) -> int | None:
@@ -51,8 +57,33 @@ class Console:
         return shutil.get_terminal_size().columns if self._out.isatty() else None
 
     def print(self, text: str = "") -> None:
-        """Writes a line of the result."""
-        print(text, file=self._out)
+        """Writes a line of the result.
+
+        Raises:
+            CircuitsaeError: It can't be written; that nobody reads it any more is left to the caller.
+        """
+        with self._writing():
+            print(text, file=self._out)
+
+    def flush(self) -> None:
+        """Writes what is still held back.
+
+        Raises:
+            CircuitsaeError: As for `print`.
+        """
+        with self._writing():
+            self._out.flush()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            with contextlib.suppress(OSError, ValueError):  # what is held back would be tried again at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
+            raise CircuitsaeError(f"The result can't be written to stdout: {reason_of(error)}.") from error
 
     def heading(self, text: str) -> None:
         """Writes a heading, bold where a person reads it."""
@@ -89,11 +120,15 @@ class Console:
     def note(self, text: str) -> None:
         """Says something that is not the result."""
         if not self.quiet:
-            print(printable(text), file=self._err, flush=True)
+            self._say(text)
 
     def error(self, text: str) -> None:
         """Says why it failed."""
-        print(printable(f"circuitsae: {text}"), file=self._err, flush=True)
+        self._say(f"circuitsae: {text}")
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk below stderr is no reason to lose the result
+            print(printable(text), file=self._err, flush=True)
 
     @contextlib.contextmanager
     def only_results_on_stdout(self) -> Iterator[None]:

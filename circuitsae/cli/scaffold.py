@@ -1,13 +1,11 @@
 """What `circuitsae plugins new` writes: a distribution with a metric, a method, and tests that pass."""
 
-import os
 import re
-import secrets
-import shutil
 from pathlib import Path
 
 from circuitsae import __version__
 from circuitsae.errors import InputError
+from circuitsae.files import making
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -193,10 +191,10 @@ def write_plugin(name: str, folder: Path | None = None) -> Path:
 
     Args:
         name: Lower-case letters, digits and single `-`; it begins the plugins' names.
-        folder: Where to; `circuitsae-NAME` here by default. It must not be there yet.
+        folder: Where to; `circuitsae-NAME` here by default. It must not be there yet, or be empty.
 
     Raises:
-        InputError: The name can't be used, or the folder is there or can't be made.
+        InputError: The name can't be used, or the folder is not empty or can't be made.
     """
     bare = name.removeprefix("circuitsae-")
     if not _NAME.fullmatch(bare) or len(bare) > 60:
@@ -205,26 +203,17 @@ def write_plugin(name: str, folder: Path | None = None) -> Path:
         )
     distribution = f"circuitsae-{bare}"
     folder = Path(distribution) if folder is None else folder
-    if folder.exists():
-        raise InputError(f"{str(folder)!r} is there already; name another folder with -o.")
     values = {
         "@name@": bare,
         "@package@": distribution.replace("-", "_"),
         "@distribution@": distribution,
         "@version@": __version__,
     }
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.tmp")
-    try:
+    with making(folder) as made:
         for path, text in _FILES.items():
             for placeholder, value in values.items():
                 path, text = path.replace(placeholder, value), text.replace(placeholder, value)
-            file = temporary / path
+            file = made / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
-        os.rename(temporary, folder)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"Can't write {str(folder)!r}: {reason[:1].lower()}{reason[1:]}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder

@@ -20,6 +20,7 @@ from typing import Any
 
 import circuitsae
 from circuitsae.errors import CircuitsaeError, FetchError, InputError, MissingExtraError, near_matches
+from circuitsae.files import making
 
 SETTINGS = "spaces.yaml"
 PACKAGES = ("circuitsae", "gradio_app")
@@ -148,22 +149,20 @@ def requirements(settings: SpaceSettings) -> list[str]:
 
 
 def build_folder(settings: SpaceSettings, folder: Path) -> list[str]:
-    """Writes the Space's folder and returns its files' paths, sorted.
+    """Writes the Space's folder, whole or not at all, and returns its files' paths, sorted.
 
     Raises:
         InputError: The folder has something in it, or the settings don't fit what is installed.
         MissingExtraError: What the app needs is not installed.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"The folder {folder} is not empty; name one that is, or a new one.")
     lines = requirements(settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "app.py").write_text(_APP, encoding="utf-8")
-    (folder / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_readme(settings), encoding="utf-8")
-    for name in PACKAGES:
-        source = _package_folder(name)
-        shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.py[co]", ".*"))
+    with making(folder) as made:
+        (made / "app.py").write_text(_APP, encoding="utf-8")
+        (made / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (made / "README.md").write_text(_readme(settings), encoding="utf-8")
+        for name in PACKAGES:
+            source = _package_folder(name)
+            shutil.copytree(source, made / name, ignore=shutil.ignore_patterns("__pycache__", "*.py[co]", ".*"))
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 from circuitsae.errors import FetchError, InputError
+from circuitsae.files import write_whole
 from circuitsae.folders import cache_folder
 
 SCHEME = "hf://"
@@ -357,14 +357,11 @@ def _memory(repository: str, revision: str) -> Path:
 def _remember(listing: Listing, revision: str) -> None:
     """Keeps a listing under its revision and its commit. That the cache can't be written is no reason to fail."""
     text = json.dumps({"commit": listing.commit, "files": {name: list(f) for name, f in listing.files.items()}})
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, InputError):
         for name in {revision, listing.commit}:
             path = _memory(listing.repository, name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent)
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(temporary, path)
+            write_whole({path: text.encode()})
 
 
 def _remembered(repository: str, revision: str) -> Listing | None:

@@ -11,8 +11,7 @@ import json
 import math
 import mmap
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.config import parse_config, to_saelens
 from circuitsae.dictionaries.weights import Weights, pieces
 from circuitsae.errors import DictionaryError
+from circuitsae.files import making, replacing
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
@@ -197,7 +197,8 @@ def save_folder(dictionary: Dictionary, path: str | os.PathLike[str], *, dtype: 
         The folder.
 
     Raises:
-        DictionaryError: The folder can't be written, or weights don't fit the type.
+        InputError: The folder can't be written.
+        DictionaryError: Weights don't fit the type.
     """
     folder = Path(path)
     weights = dictionary.weights
@@ -208,15 +209,11 @@ def save_folder(dictionary: Dictionary, path: str | os.PathLike[str], *, dtype: 
     views = {name: weights.view(name) for name in weights.names}
     stored = dtype or max((v.dtype for v in views.values()), key=lambda d: d.itemsize)
     cfg = to_saelens(dictionary.config, dictionary.d_in, dictionary.d_sae, dictionary.d_out, stored)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).unlink(missing_ok=True)
-        with replacing(folder / WEIGHTS) as temporary:
-            write_safetensors(temporary, views, dtype=dtype)
-        with replacing(folder / CONFIG) as temporary:
-            temporary.write_text(json.dumps(cfg, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DictionaryError(f"The dictionary can't be written to {folder}: {error.strerror or error}.") from error
+    place = contextlib.nullcontext(folder) if folder.is_dir() else making(folder)
+    with place as made, replacing(made / CONFIG) as settings, replacing(made / WEIGHTS) as weights_file:
+        settings.write_text(json.dumps(cfg, indent=1) + "\n", encoding="utf-8")
+        write_safetensors(weights_file, views, dtype=dtype)
+        (made / CONFIG).unlink(missing_ok=True)  # never beside the weights of another dictionary
     return folder
 
 
@@ -245,20 +242,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch
                         f"{name} holds weights that {str(dtype).removeprefix('torch.')} can't represent."
                     )
                 file.write(converted.reshape(-1).view(torch.uint8).numpy().data)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder that takes `path`'s place on success and is removed on failure."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -211,8 +211,6 @@ class _Evaluator:
 
     def run(self) -> Evaluation:
         """Surveys, orders, measures."""
-        if self.store is not None:
-            self.store.clean()
         survey = self._survey()
         cells, cuts, edge_cuts, edges = self._cells(survey)
         metrics = np.empty((len(cells), len(self.prompts)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from circuitsae.errors import InputError, MissingExtraError, UnknownNameError
 from circuitsae.evaluation.statistics import Bootstrap, Estimate, Matrix, area, estimate, share_of
-from circuitsae.graph.files import read_whole, write_whole
+from circuitsae.files import read_whole, write_whole
 
 if TYPE_CHECKING:
     from pandas import DataFrame

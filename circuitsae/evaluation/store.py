@@ -1,8 +1,11 @@
 """A long evaluation's rows on disk as they come, so that a killed one goes on where it was."""
 
+import contextlib
+import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from circuitsae.errors import InputError, MissingExtraError
+from circuitsae.files import is_temporary, reason_of, remove_leftovers, replacing, write_whole
 
 Columns = dict[str, "np.ndarray[Any, Any]"]
 
@@ -17,8 +21,8 @@ Columns = dict[str, "np.ndarray[Any, Any]"]
 class Store:
     """A folder that holds, for every task done, its rows as a Parquet file.
 
-    A file is written under another name and then moved, so that it is there whole or not at all: a killed evaluation
-    loses the task that it was at, nothing more. `plan.json` says what is evaluated; another evaluation can't go on there.
+    A killed evaluation loses the task that it was at, nothing more. `plan.json` says what is evaluated; another evaluation
+    can't go on there. Each file of rows holds a checksum of the plan and of the rows: what is damaged is done again.
 
     Raises:
         InputError: The folder can't be used, or is of another evaluation; the message says in what they differ.
@@ -34,67 +38,69 @@ class Store:
         self._arrow: Any = pyarrow
         self._parquet: Any = pyarrow.parquet
         written = json.loads(json.dumps(plan))
+        self._plan = json.dumps(written, sort_keys=True).encode()
+        path = self.folder / "plan.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / "plan.json"
-            if path.exists():
-                known = json.loads(path.read_text("utf-8"))
-                for name in sorted({*known, *written}):
-                    if known.get(name) != written.get(name):
-                        raise InputError(
-                            f"{str(folder)!r} holds another evaluation: its {name} was {str(known.get(name))[:80]}, now "
-                            f"it is {str(written.get(name))[:80]}. Choose another folder, or remove that one."
-                        )
-            elif any(self.folder.iterdir()):
+            remove_leftovers(self.folder)
+            if not path.exists() and not all(map(_is_ours, self.folder.iterdir())):
                 raise InputError(f"{str(folder)!r} is not empty and holds no evaluation; expected a folder of its own.")
-            else:
-                self._write(path, json.dumps(written, indent=1).encode())
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{str(folder)!r} can't hold an evaluation: {error}.") from None
+            known = _plan_in(path)
+            if known is None:
+                write_whole({path: json.dumps(written, indent=1).encode()})
+                return
+        except OSError as error:
+            raise InputError(f"{str(folder)!r} can't hold an evaluation: {reason_of(error)}.") from None
+        for name in sorted({*known, *written}):
+            if known.get(name) != written.get(name):
+                raise InputError(
+                    f"{str(folder)!r} holds another evaluation: its {name} was {str(known.get(name))[:80]}, now "
+                    f"it is {str(written.get(name))[:80]}. Choose another folder, or remove that one."
+                )
 
     def load(self, kind: str, number: int) -> Columns | None:
-        """Returns the rows of one task, `None` where they are not there yet."""
+        """Returns the rows of one task, `None` where they are not there yet or not as this evaluation wrote them."""
         path = self._path(kind, number)
         if not path.exists():
             return None
-        table = self._parquet.read_table(path)
-        return {name: _array(table.column(name)) for name in table.column_names}
+        with contextlib.suppress(OSError, ValueError, self._arrow.ArrowException):
+            table = self._parquet.read_table(path)
+            found = _arrays(table)
+            if (table.schema.metadata or {}).get(b"sha256") == self._sha256(found):
+                return found
+        warnings.warn(f"{str(path)!r} is damaged or of another evaluation; that task is done again.", stacklevel=2)
+        return None
 
     def save(self, kind: str, number: int, columns: Columns) -> None:
-        """Writes the rows of one task."""
-        self.write_table(self._path(kind, number), columns)
-
-    def write_table(self, path: Path, columns: Columns) -> None:
-        """Writes a table, whole or not at all."""
+        """Writes the rows of one task, whole or not at all."""
         table = self._arrow.table({k: self._arrow.array(v) for k, v in columns.items()})
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        table = table.replace_schema_metadata({"sha256": self._sha256(_arrays(table))})
+        with replacing(self._path(kind, number)) as temporary:
             self._parquet.write_table(table, temporary)
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise InputError(f"{str(path)!r} can't be written: {error.strerror or error}.") from None
 
-    def done(self, kind: str) -> int:
-        """Returns how many tasks of a kind are there."""
-        return sum(bool(re.fullmatch(rf"{kind}-\d+\.parquet", p.name)) for p in self.folder.iterdir())
-
-    def clean(self) -> None:
-        """Removes what a killed evaluation left half written."""
-        for path in self.folder.glob(".*.part"):
-            path.unlink(missing_ok=True)
+    def _sha256(self, columns: Columns) -> bytes:
+        found = hashlib.sha256(self._plan)
+        for name, column in columns.items():
+            found.update(f"{name} {column.dtype} ".encode())
+            found.update(column.tobytes())
+        return found.hexdigest().encode()
 
     def _path(self, kind: str, number: int) -> Path:
         return self.folder / f"{kind}-{number:06d}.parquet"
 
-    def _write(self, path: Path, content: bytes) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+
+def _is_ours(path: Path) -> bool:
+    return is_temporary(path) or bool(re.fullmatch(r"(survey|rows)-\d{6,}\.parquet", path.name))
 
 
-def _array(column: Any) -> "np.ndarray[Any, Any]":
-    found = column.to_numpy()
-    return found.astype(str) if found.dtype == object else found
+def _plan_in(path: Path) -> dict[str, Any] | None:
+    """Returns the plan in a file; `None` where there is none, or it is damaged: each file of rows tells its own."""
+    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
+        found = json.loads(path.read_bytes())
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _arrays(table: Any) -> Columns:
+    columns = {name: table.column(name).to_numpy() for name in table.column_names}
+    return {name: c.astype(str) if c.dtype == object else c for name, c in columns.items()}

@@ -18,8 +18,8 @@ import networkx as nx
 
 from circuitsae import __version__, names
 from circuitsae.errors import GraphFileError, InputError
+from circuitsae.files import read_whole, write_whole
 from circuitsae.graph.circuit import Circuit, refuse_pickle
-from circuitsae.graph.files import read_whole, write_whole
 from circuitsae.graph.schema import FROM_KEY, Attributes, Graph, shown
 
 _MAX_BYTES = 512 * 2**20

@@ -12,8 +12,8 @@ from circuitsae import __version__
 from circuitsae.errors import FetchError, InputError
 from circuitsae.export.drawings import as_svg
 from circuitsae.export.formats import as_csv, as_html
+from circuitsae.files import write_whole
 from circuitsae.graph.circuit import Circuit
-from circuitsae.graph.files import write_whole
 from circuitsae.graph.schema import shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")

@@ -12,10 +12,10 @@ import networkx as nx
 
 from circuitsae import names, registry
 from circuitsae.errors import GraphFileError, InputError, MissingExtraError, NodeError, UnknownNameError, near_matches
+from circuitsae.files import read_whole, write_whole
 from circuitsae.graph import labels as label_files
 from circuitsae.graph import prune as pruners
 from circuitsae.graph import reports, schema
-from circuitsae.graph.files import read_whole, write_whole
 from circuitsae.graph.schema import Attributes, Graph
 
 if TYPE_CHECKING:

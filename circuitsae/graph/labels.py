@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from circuitsae import names
 from circuitsae.errors import InputError
-from circuitsae.graph.files import read_whole
+from circuitsae.files import read_whole
 from circuitsae.graph.schema import Graph, shown
 
 _MAX_BYTES = 512 * 2**20

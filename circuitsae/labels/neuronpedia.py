@@ -21,7 +21,7 @@ from typing import Any
 
 from circuitsae import folders
 from circuitsae.errors import FetchError, InputError
-from circuitsae.graph.files import write_whole
+from circuitsae.files import write_whole
 from circuitsae.graph.schema import shown
 from circuitsae.labels.records import Context, Description
 

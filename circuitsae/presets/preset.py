@@ -38,6 +38,11 @@ from pathlib import Path
 from typing import Any
 
 from circuitsae.errors import InputError, near_matches
+from circuitsae.files import read_whole
+
+_MAX_BYTES = 1 << 16
+_MAX_CARD = 1 << 20
+_MAX_DOTS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +140,9 @@ class Preset:
 
     def card_text(self) -> str:
         """Returns the card, or the summary where there is none."""
-        return self.card.read_text(encoding="utf-8") if self.card is not None else self.summary
+        if self.card is None:
+            return self.summary
+        return read_whole(self.card, _MAX_CARD).decode("utf-8", "replace")
 
     def dictionary_folders(self) -> list[Path]:
         """Returns those of its dictionaries that lie in local folders."""
@@ -151,12 +158,17 @@ def read_preset(path: str | Path) -> Preset:
     """
     path = Path(path).expanduser().absolute()
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"The preset file {path} can't be read: {error.strerror}.") from error
+        if path.exists() and (not path.is_file() or path.stat().st_size > _MAX_BYTES):  # a pipe would be waited for
+            raise InputError(f"The preset file {path} is no plain file of at most {_MAX_BYTES:,} bytes.")
+        text = read_whole(path, _MAX_BYTES).decode("utf-8")
+        if any(line.count(".") > _MAX_DOTS for line in text.splitlines()):  # a key of n parts takes n^2 bytes
+            raise InputError(f"The preset file {path} has a line with more than {_MAX_DOTS} dots.")
+        table = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise InputError(f"The preset file {path} is not UTF-8 text, as TOML must be.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # so are tomllib's, and a number of 5,000 digits
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"The preset file {path} is not valid TOML: {error}.") from error
     return _Reader(path).preset(table)
 
@@ -212,12 +224,12 @@ class _Reader:
         return value
 
     def _multiple(self, key: str, value: Any) -> float:
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 1:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 1 < value < 1e9:
             raise self.wrong(f"{key} is {_shown(value)}; expected a multiple of the median norm, above 1.")
         return float(value)
 
     def _bytes(self, key: str, value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
             raise self.wrong(f"{key} is {_shown(value)}; expected a number of bytes.")
         return value
 
@@ -235,7 +247,7 @@ class _Reader:
 
     def _positions(self, key: str, value: Any) -> tuple[int, ...]:
         for position in self._list(key, value, "positions"):
-            if not isinstance(position, int) or isinstance(position, bool):
+            if not isinstance(position, int) or isinstance(position, bool) or abs(position) >= 2**31:
                 raise self.wrong(f"{key} holds {_shown(position)}; expected whole numbers.")
         return tuple(value)
 
@@ -293,5 +305,8 @@ class _Reader:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # thousands of digits
+        return "a number of too many digits"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from circuitsae.errors import InputError, TaskError, UnknownNameError
+from circuitsae.files import replacing
 from circuitsae.task.metrics import LogitDiff
 from circuitsae.task.rows import NEEDED, cell
 from circuitsae.task.task import Task
@@ -99,21 +100,15 @@ class TaskSet:
         """
         path = Path(path)
         rows = self.records()
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         if path.suffix not in (".jsonl", ".csv"):
             raise InputError(f"Task sets are written as .jsonl or .csv; {path.name!r} ends in neither.")
-        try:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                if path.suffix == ".jsonl":
-                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-                else:
-                    table = csv.DictWriter(file, [*NEEDED, "case"], restval="")
-                    table.writeheader()
-                    table.writerows({k: cell(v) for k, v in row.items()} for row in rows)
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise InputError(f"{str(path)!r} can't be written: {error.strerror or error}.") from None
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            if path.suffix == ".jsonl":
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            else:
+                table = csv.DictWriter(file, [*NEEDED, "case"], restval="")
+                table.writeheader()
+                table.writerows({k: cell(v) for k, v in row.items()} for row in rows)
 
 
 def task_set(name: str, vocabulary: Any, n: int = 100, seed: int = 0, *, aligned: bool = False) -> TaskSet:

@@ -1,6 +1,6 @@
 """Text to token ids and back, with the beginning-of-sequence token that the dictionaries were trained with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from circuitsae.errors import TaskError, near_matches
@@ -39,6 +39,8 @@ class Vocabulary:
                 raise TaskError("The prompt is empty; expected at least one token of text.")
             bos = self.bos_token_id
             return [bos, *ids] if self.prepend_bos and bos is not None and ids[:1] != [bos] else ids
+        if not isinstance(prompt, Iterable):
+            raise TaskError(f"The prompt is {prompt!r}; expected text or a list of token ids.")
         ids = [self._check(t) for t in prompt]
         if not ids:
             raise TaskError("The prompt is empty; expected at least one token id.")
@@ -81,6 +83,8 @@ class Vocabulary:
     def _split(self, text: str) -> list[int]:
         if self.tokenizer is None:
             raise TaskError(f"This model has no tokenizer: give token ids, not the text {text!r}.")
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise TaskError(f"{text[:60]!r} holds half a character (a lone surrogate); expected Unicode text.")
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         unknown = getattr(self.tokenizer, "unk_token_id", None)
         if unknown is not None and unknown in ids and self.tokenizer.unk_token not in text:

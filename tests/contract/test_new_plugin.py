@@ -74,7 +74,7 @@ def test_it_is_written_where_it_is_asked_to_be(
     found = json.loads(capsys.readouterr().out)
     assert found["folder"] == "circuitsae-mine" and "pyproject.toml" in found["files"]
     assert run(["plugins", "new", "mine"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "is there and not empty" in capsys.readouterr().err
     assert run(["plugins", "new"]) == 2
     assert "has no name" in capsys.readouterr().err
     assert run(["plugins", "metrics", "more"]) == 2

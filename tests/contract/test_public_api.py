@@ -36,7 +36,7 @@ SIGNATURES = {
     "learn_mask": "(spliced, tasks, size, *, steps=200, rate=0.1, batch=8, positions=False, baseline=None, errors=True, "
     "seed=0, progress=None)",
     "task_set": "(name, vocabulary, n=100, seed=0, *, aligned=False)",
-    "read_tasks": "(path, vocabulary, name=None)",
+    "read_tasks": "(path, vocabulary, name=None, *, n=None)",
     "describe": "(spliced, texts, path, *, recipe=None, progress=None)",
     "open_labels": "(source, **options)",
     "label_circuit": "(circuit, store)",

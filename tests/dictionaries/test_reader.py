@@ -29,7 +29,7 @@ from circuitsae.dictionaries.reader import (
     save_folder,
     write_safetensors,
 )
-from circuitsae.errors import DictionaryError
+from circuitsae.errors import DictionaryError, InputError
 from tests.dictionaries import reference
 from tests.dictionaries.reference import naive, random_dictionary, random_input, random_tensors
 
@@ -382,14 +382,22 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     large.weights.view("W_dec")[3, 3] = 1e30
     with pytest.raises(DictionaryError, match="W_dec holds weights that float16 can't represent"):
         save_folder(large, tmp_path / "new", dtype=torch.float16)
-    assert os.listdir(tmp_path / "new") == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(DictionaryError, match=f"can't be written to {tmp_path / 'file'}"):
+    with pytest.raises(InputError, match=f"'{tmp_path / 'file'}' is there and not empty"):
         save_folder(large, tmp_path / "file")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(DictionaryError, match="No space left on device"):
+    with pytest.raises(InputError, match="no space left on device"):
         save_folder(large, tmp_path / "full")
-    assert os.listdir(tmp_path / "full") == []
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_dictionary_that_is_there_stays_when_its_successor_cannot_be_written(tmp_path: Path) -> None:
+    dictionary = random_dictionary("standard", dtype=torch.float32)
+    save_folder(dictionary, tmp_path)
+    dictionary.weights.view("W_dec")[3, 3] = 1e30
+    with pytest.raises(DictionaryError, match="can't represent"):
+        save_folder(dictionary, tmp_path, dtype=torch.float16)
+    assert sorted(os.listdir(tmp_path)) == [CONFIG, WEIGHTS] and read_folder(tmp_path).d_sae == dictionary.d_sae
 
 
 def test_an_interrupted_rewrite_is_not_taken_for_a_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +50,11 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same_table(tmp_path: Path) ->
     kept = {p.name: p.read_bytes() for p in folder.glob("*.parquet")}
     assert len([n for n in kept if n.startswith("survey-")]) == 6
     assert len([n for n in kept if n.startswith("rows-")]) == 3
-    (folder / ".rows-000003.parquet.1.part").write_bytes(b"half")
+    (folder / ".circuitsae-0123456789ab.part").mkdir()
+    (folder / ".circuitsae-0123456789ab.part" / "rows-000003.parquet").write_bytes(b"half")
     resumed = _evaluate(folder)
     assert {n: (folder / n).read_bytes() for n in kept} == kept
-    assert not list(folder.glob(".*.part"))
+    assert not list(folder.glob(".*"))
     np.testing.assert_allclose(
         resumed.metrics, _evaluate(None).metrics, rtol=1e-9, atol=1e-12
     )  # another process's threads
@@ -71,3 +73,42 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="can't hold"):
         Store(tmp_path / "mine.txt", {})
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_damaged_rows_are_done_again_and_named(tmp_path: Path) -> None:
+    """Empty, cut, with a byte changed, of another plan, or with other columns: never an error, never a wrong number."""
+    pytest.importorskip("pyarrow")
+    rows = {"metric": np.linspace(0.0, 1.0, 40), "what": np.array(["full", "kept"] * 20)}
+    store = Store(tmp_path / "run", {"seed": 1})
+    store.save("rows", 3, rows)
+    path = tmp_path / "run" / "rows-000003.parquet"
+    good = path.read_bytes()
+    assert {name: column.tolist() for name, column in (store.load("rows", 3) or {}).items()} == {
+        name: column.tolist() for name, column in rows.items()
+    }
+    Store(tmp_path / "other", {"seed": 2}).save("rows", 3, rows)
+    renamed = good.replace(b"metric", b"netric")
+    for content in (b"", good[:100], good[:-1], b"text", renamed, (tmp_path / "other" / path.name).read_bytes()):
+        path.write_bytes(content)
+        with pytest.warns(UserWarning, match="rows-000003.parquet' is damaged or of another evaluation"):
+            assert store.load("rows", 3) is None
+    for at in range(0, len(good), 11):  # a byte that says nothing of the rows may change
+        path.write_bytes(good[:at] + bytes([good[at] ^ 64]) + good[at + 1 :])
+        with warnings.catch_warnings(action="ignore"):
+            found = store.load("rows", 3)
+        assert found is None or {k: v.tolist() for k, v in found.items()} == {k: v.tolist() for k, v in rows.items()}
+    path.write_bytes(good)
+    assert store.load("rows", 3) is not None
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_rows_are_kept_when_their_plan_is_lost(content: bytes | None, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    folder, rows = tmp_path / "run", {"metric": np.arange(3.0)}
+    Store(folder, {"seed": 1}).save("rows", 0, rows)
+    (folder / "plan.json").unlink()
+    if content is not None:
+        (folder / "plan.json").write_bytes(content)
+    assert Store(folder, {"seed": 1}).load("rows", 0) is not None
+    with pytest.raises(InputError, match="its seed was 1, now it is 2"):
+        Store(folder, {"seed": 2})

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,42 @@ def test_tiny_stands_in_until_smollm2_is_there(tmp_path: Path, monkeypatch: pyte
         (model / name).write_text("{}")
     monkeypatch.setenv("CIRCUITSAE_SMOLLM2", str(model))
     assert default_preset().name == "smollm2"
+
+
+HOSTILE = {
+    "deep": "a = " + "[" * 20_000,
+    "inline": "a = " + "{b = " * 2_000 + "1" + "}" * 2_000,
+    "digits": MINE.format("digits").replace("[model]", f"download = {'9' * 5_000}\n[model]"),
+    "hexadecimal": MINE.format("hexadecimal").replace("[model]", f"download = 0x{'f' * 20_000}\n[model]"),
+    "dotted": ".".join("a" * 20_000) + " = 1",
+    "large": "# " + "x" * 70_000,
+    "infinite": MINE.format("infinite").replace("[model]", "skip_sinks = inf\n[model]"),
+    "far": MINE.format("far").replace("[model]", f"skip_positions = [{10**400}]\n[model]"),
+}
+
+
+def test_hostile_presets_are_left_out_with_a_sentence_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in HOSTILE.items():
+        user_preset(tmp_path, name, text)
+    os.mkfifo(tmp_path / "presets" / "pipe.toml")
+    (tmp_path / "presets" / "folder.toml").mkdir()
+    user_preset(tmp_path, "mine")
+    monkeypatch.setenv("CIRCUITSAE_PRESETS", str(tmp_path / "presets"))
+    tracemalloc.start()
+    try:
+        assert [p.name for p in list_presets() if p.source and p.source.parent == tmp_path / "presets"] == ["mine"]
+        assert tracemalloc.get_traced_memory()[1] < 64e6
+    finally:
+        tracemalloc.stop()
+    problems = preset_problems()
+    assert len(problems) == len(HOSTILE) + 2 and all(p.startswith("The preset file ") for p in problems)
+    assert all(len(p) < 400 + len(str(tmp_path)) for p in problems)
+
+
+def test_a_broken_preset_breaks_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIRCUITSAE_PRESETS", str(tmp_path / "presets"))
+    for name, text in HOSTILE.items():
+        user_preset(tmp_path, name, text)
+        with pytest.raises(InputError, match="The preset file"):
+            read_preset(tmp_path / "presets" / f"{name}.toml")
+    assert find_preset("tiny").name == "tiny"

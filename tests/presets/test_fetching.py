@@ -54,7 +54,7 @@ def test_a_fetch_that_is_killed_leaves_no_model_and_the_next_one_cleans_up(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert model_folder(preset) is None and not is_present(preset)
-    assert all(name.endswith(".partial") for name in left_in_cache(tmp_path))
+    assert all(name.endswith(".part") for name in left_in_cache(tmp_path))
     index.stalls = False
     index.resume.set()
     folder = fetch(preset)
@@ -136,7 +136,7 @@ def test_a_full_disk_is_said_so_and_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(fetching, "convert_gguf", full)
-    with pytest.raises(FetchError, match="there is no room left"):
+    with pytest.raises(FetchError, match="no space left on device"):
         fetch(read_preset(preset_file))
     assert left_in_cache(tmp_path) == []
 
@@ -237,3 +237,14 @@ def test_a_hub_model_that_cannot_be_had_is_said_so(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(FetchError, match="hf://org/name was not fetched before, and the hub is not to be asked"):
         fetching.fetch_from_hub(fetching.HubModel("org/name"))
+
+
+def test_nothing_called_pip_in_the_current_folder_is_run(
+    index: Any, preset_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "pip.py").write_text("open('ran', 'w'); raise SystemExit(1)")
+    monkeypatch.chdir(here)
+    assert (fetch(read_preset(preset_file)) / "config.json").is_file()
+    assert not (here / "ran").exists()

@@ -125,7 +125,7 @@ def test_what_is_wrong_is_said_in_one_sentence(tmp_path: Path, old: str, new: st
 
 
 def test_a_file_that_is_not_there_or_not_text_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="can't be read: No such file"):
+    with pytest.raises(InputError, match="There is no file"):
         read_preset(tmp_path / "none.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not UTF-8"):

@@ -105,7 +105,7 @@ def test_another_gradio_than_the_tested_one_is_not_deployed(settings: SpaceSetti
 
 def test_a_folder_with_something_in_it_is_left_alone(settings: SpaceSettings, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="is not empty; name one that is, or a new one"):
+    with pytest.raises(InputError, match="is there and not empty; name an empty folder, or a new one"):
         build_folder(settings, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -203,3 +203,36 @@ def test_parts_of_a_set(vocabulary: Vocabulary) -> None:
     assert tasks[0] is tasks.tasks[0]
     with pytest.raises(UnknownNameError, match="case"):
         tasks.of_case("abc")
+
+
+def test_a_long_file_is_read_as_far_as_is_needed(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    """Rows behind the last task that is wanted are not even looked at."""
+    good = {"clean": "The keys", "patch": "The key", "answer": " are", "foil": " is"}
+    path = tmp_path / "long.jsonl"
+    path.write_text("{bad\n" + f"{json.dumps(good)}\n" * 2 + "{bad\n" * 50_000)
+    tasks = read_tasks(path, vocabulary, n=2)
+    assert len(tasks) == 2 and len(tasks.problems) == 1
+    assert tasks.source == read_tasks(path, vocabulary).source
+
+
+def test_a_character_that_splits_lines_elsewhere_splits_no_row(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    good = {"clean": "The keys", "patch": "The key", "answer": " are", "foil": " is", "case": "a\u2028b\x85c"}
+    path = tmp_path / "lines.jsonl"
+    path.write_text(json.dumps(good, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    assert read_tasks(path, vocabulary).cases == (good["case"],)
+
+
+@pytest.mark.parametrize("part", [{"clean": "The \ud800keys"}, {"answer": "\udfff"}, {"clean": None}, {"clean": [None]},
+                                  {"clean": [10**400]}, {"answer": 1e308}, {"clean": [float("nan")]}])  # fmt: skip
+def test_odd_values_are_problems_of_their_row(part: dict[str, object], vocabulary: Vocabulary, tmp_path: Path) -> None:
+    good = {"clean": "The keys", "patch": "The key", "answer": " are", "foil": " is"}
+    path = tmp_path / "odd.jsonl"
+    path.write_text(json.dumps(good | part) + "\n" + json.dumps(good))
+    tasks = read_tasks(path, vocabulary)
+    assert len(tasks) == 1 and tasks.problems[0].startswith("line 1: ")
+
+
+@pytest.mark.parametrize("prompt", [None, 3, "a\udc80"])
+def test_a_prompt_that_is_no_text_is_said_so(prompt: object, vocabulary: Vocabulary) -> None:
+    with pytest.raises(TaskError, match=r"expected text or a list of token ids|lone surrogate"):
+        vocabulary.encode(prompt)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import argparse
 
 from circuitsae.cli import options
 from circuitsae.cli.output import Console
+from circuitsae.files import check_writable
 
 DESCRIPTION = """\
 Compares two saved circuits of one model: of two prompts, two methods or two prunings. Differences are B's less A's; a
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if args.html:
         outputs.append((args.html, "html"))
     for path, _ in outputs:
-        options.check_writable(path)
+        check_writable(path)
     found = compare(Circuit.load(args.a), Circuit.load(args.b), align=args.align)
     written = [file for path, name in outputs for file in found.circuit.export(path, format=name)]
     if console.as_json:

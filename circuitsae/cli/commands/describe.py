@@ -5,6 +5,7 @@ from pathlib import Path
 
 from circuitsae.cli import models, options
 from circuitsae.cli.output import Console, file_size, number, percent
+from circuitsae.files import check_writable
 
 DESCRIPTION = """\
 Describes every feature of a preset's dictionaries by a text, and writes a Parquet store that traces, exports and the app
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from circuitsae.labels.parquet import require_pyarrow
 
     require_pyarrow("Describing features")
-    options.check_writable(args.output)
+    check_writable(args.output)
     if args.preset_name is not None:
         args.preset = args.preset_name
     models.start_torch(args)

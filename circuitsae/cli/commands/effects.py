@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from circuitsae.cli import models, options
 from circuitsae.cli.output import Console, number, quoted, table
 from circuitsae.errors import InputError
+from circuitsae.files import check_writable
 
 if TYPE_CHECKING:
     from circuitsae.attribution.effects import NodeEffects
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     for path in args.output:
         if Path(path).suffix not in (".csv", ".json"):
             raise InputError(f"The file name {path!r} tells no format; expected it to end in .csv or .json.")
-        options.check_writable(path)
+        check_writable(path)
     settings = options.attribution_settings(args)
     models.start_torch(args)
     task = options.task_of(args)
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
 
 def _write(effects: "NodeEffects", kinds: list[str], path: Path) -> None:
-    from circuitsae.graph.files import write_whole
+    from circuitsae.files import write_whole
 
     rows = list(effects.records(kinds))
     if path.suffix == ".json":

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitsae.cli import evaluating, models, options
 from circuitsae.cli.output import Console, table
+from circuitsae.files import check_writable
 
 if TYPE_CHECKING:
     from circuitsae.evaluation.result import Evaluation
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from circuitsae.graph.circuit import Circuit
 
     if args.output:
-        options.check_writable(args.output)
+        check_writable(args.output)
     circuit = None if args.circuit is None else Circuit.load(args.circuit)
     models.start_torch(args)
     with console.progress() as progress:

@@ -7,6 +7,7 @@ from pathlib import Path
 from circuitsae.cli import circuits, evaluating, models, options
 from circuitsae.cli.commands.evaluate import show
 from circuitsae.cli.output import Console
+from circuitsae.files import check_writable
 
 DESCRIPTION = """\
 Traces every task of a set, joins the circuits, measures what the joint circuit is worth, and writes one HTML page with the
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     page = Path(args.output or f"{Path(args.tasks).stem}.report.html")
     data = page.with_suffix(".json")
     for path in (page, data):
-        options.check_writable(str(path))
+        check_writable(path)
     models.start_torch(args)
     with console.progress() as progress:
         spliced = models.spliced_of(args, console, progress)
@@ -67,8 +68,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
         import circuitsae
         from circuitsae.evaluation.page import report_page
+        from circuitsae.files import write_whole
         from circuitsae.graph.aggregation import aggregate
-        from circuitsae.graph.files import write_whole
 
         chosen = evaluating.evaluation_of(args)
         # Effects are of what nodes are set to when traced; a task's own patch prompt is the nearest there is to "resample".

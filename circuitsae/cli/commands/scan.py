@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from circuitsae.cli import models, options
 from circuitsae.cli.output import Console, number, quoted, table
 from circuitsae.errors import InputError
+from circuitsae.files import check_writable
 
 if TYPE_CHECKING:
     from circuitsae.scans import AblationScan, ActivityScan, SteeringCurve
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         if Path(path).suffix not in TABLES + PICTURES:
             known = ", ".join(TABLES + PICTURES)
             raise InputError(f"The file name {path!r} tells no format; expected it to end in one of {known}.")
-        options.check_writable(path)
+        check_writable(path)
     if args.what == "scales" and args.node is None:
         raise InputError("--what scales needs the node to scale; add --node NODE.")
     models.start_torch(args)
@@ -124,7 +125,7 @@ def _as_dict(found: "AblationScan | ActivityScan | SteeringCurve") -> dict[str, 
 
 
 def _write(found: "AblationScan | ActivityScan | SteeringCurve", path: Path, by: str, scatter: bool) -> None:
-    from circuitsae.graph.files import write_whole
+    from circuitsae.files import write_whole
 
     if path.suffix in PICTURES:
         write_whole({path: _picture(found, path.suffix, by, scatter)})

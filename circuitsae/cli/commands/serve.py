@@ -1,9 +1,8 @@
 """`circuitsae serve`: the app, in the browser."""
 
 import argparse
+import importlib
 import importlib.util
-import subprocess
-import sys
 
 from circuitsae.cli import options
 from circuitsae.cli.output import Console
@@ -38,18 +37,25 @@ def run(args: argparse.Namespace, console: Console) -> None:
     Raises:
         MissingExtraError: gradio is not installed.
         UnknownNameError: No preset is called that.
-        CircuitsaeError: The app ended with an error.
+        CircuitsaeError: The address can't be listened at.
     """
     # Asked first: whoever installs the extra for a preset that does not exist would have done so for nothing.
     preset = None if args.preset is None else find_preset(args.preset).name
     if importlib.util.find_spec("gradio") is None:
         raise MissingExtraError("'circuitsae serve'", "gradio", "app")
-    # A process of its own: the package knows nothing of its app.
-    command = [sys.executable, "-m", "gradio_app", "--host", args.host]
-    command += ["--preset", preset] if preset is not None else []
-    command += ["--port", str(args.port)] if args.port is not None else []
-    for flag in ("share", "public", "mcp", "no_browser"):
-        command += [f"--{flag.replace('_', '-')}"] if getattr(args, flag) else []
-    status = subprocess.run(command).returncode
-    if status:
-        raise CircuitsaeError(f"The app ended with status {status}.")
+    # By name, when it is wanted: the package knows nothing of its app.
+    app = importlib.import_module("gradio_app.app")
+    try:
+        app.serve(
+            preset,
+            host=args.host,
+            port=args.port,
+            browser=not args.no_browser,
+            share=args.share,
+            public=args.public,
+            mcp=args.mcp,
+        )
+    except CircuitsaeError:
+        raise
+    except OSError as error:  # no free port, an address that is not ours
+        raise CircuitsaeError(f"The app can't listen there: {error}") from error

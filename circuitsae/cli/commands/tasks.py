@@ -4,6 +4,7 @@ import argparse
 
 from circuitsae.cli import evaluating, models, options
 from circuitsae.cli.output import Console, quoted, table
+from circuitsae.files import check_writable
 
 DESCRIPTION = """\
 Lists the task sets that can be drawn in a model's own words or, with a NAME, draws one: prompts with counterfactuals of
@@ -30,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> None:
     """Draws, writes, shows."""
     if args.output:
-        options.check_writable(args.output)
+        check_writable(args.output)
     models.start_torch(args)
     with console.progress() as progress:
         spliced = models.spliced_of(args, console, progress)
