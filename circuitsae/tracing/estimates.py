@@ -1,14 +1,14 @@
 """What a trace will cost, told before it: passes by step, seconds, bytes.
 
 Passes are counted: each method says its own (see `attribution.costs`), edges follow from the sites and the number of nodes.
-Seconds are passes times what one takes on this machine: a forward pass of the prompt, of several copies of it, and one
-backward pass are timed on the loaded model, over the first `PROBE` tokens where the prompt is longer; those runs also say
-how many features are active. Bytes are added up from shapes and from the budgets that the engine keeps to.
+Seconds are passes times what one takes on this machine, by itself or in a batch, timed on the loaded model over the first
+`PROBE` tokens of the prompt; that run also says how many features are active. Bytes are added up from shapes and from the
+budgets that the engine keeps to.
 """
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from circuitsae.attribution.effects import Context, find_method
 from circuitsae.dictionaries.cache import CACHE
 from circuitsae.model.edits import batch_size
 from circuitsae.model.modes import in_own_mode
-from circuitsae.model.runs import Readout, Run, forward, run_clean, start_layers, take_apart
+from circuitsae.model.runs import Readout, Run, forward, run_clean, start_layers
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.model.tapes import budget, layer_bytes
 from circuitsae.task.task import Task
@@ -33,15 +33,11 @@ from circuitsae.tracing.steps import prepare
 PROBE = 128
 """Tokens of a prompt that are run to know what a pass takes and how many features are active."""
 
-# In forward passes of as many tokens, measured on `smollm2`: one vector-Jacobian product of a batch; one target swept down a
-# frozen chain through attention, and what MLPs that no dictionary replaces come to besides; building the chain.
-_PRODUCT, _SWEPT, _SWEPT_MLPS, _CHAIN = 1.0, 0.3, 0.2, 12.0
-# Seconds and bytes that an edge takes on its way from a column to a graph.
-_EDGE_SECONDS, _EDGE_BYTES = 1.2e-5, 900
-# The share of the sources below a target that act on it: those at its position and before.
+_SWEPT = 0.3
+"""A target swept down a frozen chain, in forward passes; measured on `smollm2`."""
+_EDGE_BYTES = 900
 _REACHING = 0.6
-# What an attention score costs beside its products, in multiplications: softmax and masks are read and written, not computed.
-_SCORE = 40
+"""The share of the sources below a target that act on it: those at its position and before."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +128,7 @@ def estimate(spliced: SplicedModel, task: Task, *, graph: bool = True, **setting
 
     Passes are what the method says of itself: exact for those whose course is fixed, a bound for `auto` and where the
     number of nodes is guessed (a prompt longer than `PROBE` tokens, a `"mean"` baseline). Those of edges are of the size
-    that they will have: where the nodes lie isn't known before. Cost: some four forward passes and one backward pass over
+    that they will have: where the nodes lie isn't known before; seconds and bytes are coarse. Cost: some eight passes over
     the prompt, or over its first 128 tokens; with a patch prompt one more.
 
     Args:
@@ -165,7 +161,6 @@ def estimate_in(context: Context, asked: TraceOptions, *, graph: bool = True) ->
     probe = _Probe(context)
     guessed = probe.n_tokens < probe.whole or context.baseline_name == "mean"
     prospect = Prospect(context.spliced, context.task, context.gradient, probe.positions(), guessed)
-    clock = probe.clock
     notes: list[str] = []
     if probe.n_tokens < prospect.n_tokens:
         notes.append(f"measured on the first {probe.n_tokens} tokens, and scaled")
@@ -174,10 +169,10 @@ def estimate_in(context: Context, asked: TraceOptions, *, graph: bool = True) ->
     if passes is None:
         passes = Passes(1, 1)
         notes.append(f"the method {context.method!r} doesn't say its passes; counted as one each way")
-    steps = [Step("effects", passes.forward, passes.backward, clock.seconds(passes) + clock.encoding, passes.at_most)]
+    steps = [Step("effects", passes.forward, passes.backward, probe.seconds(passes), passes.at_most)]
     reference = _baseline_passes(context)
     if reference:
-        steps.append(Step("baseline", reference, 0.0, clock.seconds(Passes(reference)) + reference * clock.encoding))
+        steps.append(Step("baseline", reference, 0.0, probe.seconds(Passes(reference))))
     memory = {
         "dictionaries": _dictionary_bytes(context.spliced),
         "run": probe.run_bytes() * (2 if context.baseline_name == "patch" else 1),
@@ -185,46 +180,24 @@ def estimate_in(context: Context, asked: TraceOptions, *, graph: bool = True) ->
     }
     targets = 0
     if graph:
-        work = _EdgeWork(prospect, options)
-        targets = work.targets
-        extra = Passes(1, 1) if not getattr(method, "gives_slopes", True) else Passes()
-        seconds = clock.seconds(extra) + work.seconds(clock)
-        found = work.passes + extra
+        edges = _edge_work(prospect, options)
+        targets = edges.targets
+        if not getattr(method, "gives_slopes", True):
+            edges = replace(edges, runs=edges.runs + Passes(1, 1))
+        seconds = probe.seconds(edges.runs) + probe.seconds(edges.products, 1.0) + probe.seconds(edges.swept, _SWEPT)
+        found = edges.runs + edges.products + edges.swept
         steps.append(Step("edges", found.forward, found.backward, seconds, True))
-        memory |= {"edges": work.bytes, "graph": work.edges * _EDGE_BYTES}
+        tape = context.spliced.n_layers * layer_bytes(context.spliced, prospect.n_tokens)
+        memory |= {"edges": min(tape, budget(context.spliced)) + edges.block, "graph": edges.count * _EDGE_BYTES}
         if options.measure:
             measured = _measuring(prospect, options.measure)
-            steps.append(Step("measuring", measured.forward, measured.backward, clock.seconds(measured), True))
+            steps.append(Step("measuring", measured.forward, measured.backward, probe.seconds(measured), True))
     features = sum(len(positions) for positions in prospect.positions)
     return Estimate(tuple(steps), memory, prospect.n_tokens, probe.n_tokens, features, targets, tuple(notes))
 
 
-@dataclass(frozen=True)
-class _Clock:
-    """What passes take here.
-
-    Attributes:
-        fixed: Seconds of one run of the model, however few tokens.
-        tokens: Seconds more for the tokens of one whole prompt.
-        back: A backward pass, in forward passes.
-        encoding: Seconds that the dictionaries take on one prompt.
-    """
-
-    fixed: float
-    tokens: float
-    back: float
-    encoding: float
-
-    def seconds(self, passes: Passes, back: float | None = None) -> float:
-        """Returns the seconds of a number of passes; a backward pass as long as `back` forward ones."""
-        together = max(passes.together, 1.0)
-        return (passes.forward + passes.backward * (self.back if back is None else back)) * (
-            self.fixed / together + self.tokens
-        )
-
-
 class _Probe:
-    """A few short runs of the model on the prompt, timed."""
+    """The prompt's first tokens, run once, and a few passes over them timed."""
 
     def __init__(self, context: Context) -> None:
         self.context, self.spliced = context, context.spliced
@@ -234,10 +207,6 @@ class _Probe:
         batch = torch.tensor([tokens], device=self.spliced.device)
         readout = Readout(None, self.n_tokens)
         copies = max(2, PROBE // 2 // self.n_tokens)
-        with torch.no_grad():
-            once, captured = _timed(self.spliced, lambda: forward(self.spliced, batch, readout))
-            several, _ = _timed(self.spliced, lambda: forward(self.spliced, batch.expand(copies, -1), readout), 1)
-            encoding, _ = _timed(self.spliced, lambda: take_apart(self.spliced, tokens, captured, readout), 1)
 
         def both() -> None:
             with torch.enable_grad():
@@ -245,22 +214,28 @@ class _Probe:
                 assert taped.logits is not None
                 torch.autograd.grad(taped.logits.sum(), taped.embed)
 
-        there_and_back, _ = _timed(self.spliced, both, 1)
-        token = min(max((several - once) / ((copies - 1) * self.n_tokens), 0.0), once / self.n_tokens)
-        self.clock = _Clock(
-            fixed=once - token * self.n_tokens,
-            tokens=token * self.whole * self._growth(),
-            back=max(there_and_back / once - 1, 0.2),
-            encoding=encoding * self.whole / self.n_tokens,
-        )
+        with torch.no_grad():
+            self._alone = self._timed(lambda: forward(self.spliced, batch, readout))
+            self._batched = self._timed(lambda: forward(self.spliced, batch.expand(copies, -1), readout)) / copies
+        self._back = max(self._timed(both) / self._alone - 1, 0.2)
 
-    def _growth(self) -> float:
-        """Returns how much more a token costs in the whole prompt than in what was run: attention looks further back."""
-        hooked, d_model = self.spliced.hooked, self.spliced.d_model
-        gates = 3 if getattr(hooked.cfg, "gated_mlp", False) else 2
-        weights = d_model * (4 * d_model + gates * hooked.d_mlp)
-        each = 2 * d_model + _SCORE * hooked.n_heads
-        return (weights + each * self.whole) / (weights + each * self.n_tokens)
+    def seconds(self, passes: Passes, back: float | None = None) -> float:
+        """Returns the seconds of a number of passes; a backward pass takes as long as `back` forward ones."""
+        each = (self._alone if passes.together <= 1 else self._batched) * self.whole / self.n_tokens
+        return (passes.forward + passes.backward * (self._back if back is None else back)) * each
+
+    def _timed(self, work: Callable[[], object]) -> float:
+        """Returns the seconds of the faster of two runs."""
+        device, least = self.spliced.device, float("inf")
+        for _ in range(2):
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            started = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            least = min(least, time.perf_counter() - started)
+        return least
 
     def positions(self) -> tuple[Int[Tensor, "node"], ...]:
         """Returns, by dictionary, where feature nodes are expected: where they are, and as densely in the rest."""
@@ -286,131 +261,73 @@ class _Probe:
 
     def run_bytes(self) -> int:
         """Returns the bytes of a run taken apart, prefixes included."""
-        run, each = self.run, self.run.embed.element_size()
-        growth = self.whole / self.n_tokens
-        vectors = sum(f.x_in.numel() for f in run.features) + sum(3 * s.x.numel() for s in run.sites.values())
-        prefixes = self.n_tokens * self.spliced.d_model * (1 + len(start_layers(self.spliced, self.whole)))
-        active = sum(3 * f.features.values.numel() for f in run.features)
-        rows = 0
-        for f in run.features:
-            unique = min(len(f.unique) * growth, f.dictionary.d_sae)
-            rows += int(unique) * sum(d.shape[1] for d in f.decoders)
-        return int(each * ((vectors + prefixes + active) * growth + rows))
+        run = self.run
+        numbers = sum(f.x_in.numel() + 3 * f.features.values.numel() for f in run.features)
+        numbers += sum(3 * site.x.numel() for site in run.sites.values())
+        numbers += self.n_tokens * self.spliced.d_model * (1 + len(start_layers(self.spliced, self.whole)))
+        numbers += sum(decoder.numel() for f in run.features for decoder in f.decoders)
+        return int(run.embed.element_size() * numbers * self.whole / self.n_tokens)
 
 
-def _timed(spliced: SplicedModel, work: Callable[[], Any], times: int = 2) -> tuple[float, Any]:
-    """Returns the seconds of the fastest of some runs, and what it gave."""
-    least, result = float("inf"), None
-    for _ in range(times):
-        _settle(spliced)
-        started = time.perf_counter()
-        result = work()
-        _settle(spliced)
-        least = min(least, time.perf_counter() - started)
-    return least, result
-
-
-def _settle(spliced: SplicedModel) -> None:
-    if spliced.device.type == "cuda":
-        torch.cuda.synchronize(spliced.device)
-
-
+@dataclass(frozen=True)
 class _EdgeWork:
-    """What the edges of a graph take, were its nodes spread over sites as the active features are."""
+    """What the edges of a graph take, were its nodes spread over sites as the active features are.
 
-    def __init__(self, prospect: Prospect, options: GraphOptions) -> None:
-        self.prospect, spliced = prospect, prospect.spliced
-        n_tokens = prospect.n_tokens
-        dropped = torch.tensor(sorted({p % n_tokens for p in options.drop_positions}), dtype=torch.long)
-        active = [int((~torch.isin(positions, dropped)).sum()) for positions in prospect.positions]
-        everything = sum(active)
-        self.targets = everything if options.max_nodes is None else min(options.max_nodes, everything)
-        share = self.targets / everything if everything else 0.0
-        self.by_dictionary = [count * share for count in active]
-        self.frozen = options.linearisation == "frozen" and spliced.hooked.dtype in (torch.float32, torch.float64)
-        tops = options.max_logits if options.targets == "logits" else 1
-        self.products, self.swept = Passes(), Passes()
-        self.block = 0.0
-        self.runs = Passes()
-        self.edges = 0
-        segments: dict[int, float] = {}
-        for number, count in enumerate(self.by_dictionary):
-            read = spliced.reads[number]
-            segment = segment_of(spliced, read)
-            depth = max(_depth(spliced, read) - segment, 0.0) / spliced.n_layers
-            swept = self.frozen and _is_swept(spliced, read)
-            self._through(count, depth, self._below(segment, read), options, swept=swept)
-            if not swept:
-                segments[segment] = max(segments.get(segment, 0.0), depth)
-        if options.error_targets:
-            self.runs += Passes(1, 1)
-            for hook in spliced.written:
-                segment = segment_of(spliced, hook)
-                depth = max(_depth(spliced, hook) - segment, 0.0) / spliced.n_layers
-                self._through(self._errors(options), depth, self._below(segment, hook), options)
-                self.runs += Passes(depth)
-        top = segment_of(spliced, prospect.task.metric.reads)
-        self.runs += Passes(tops * prospect.share(top), tops * prospect.share(top))
-        self._through(tops, 0.0, self._below(top, None), options)
-        self.runs += Passes(sum(segments.values()))
-        if self.swept.backward:
-            self.runs += Passes(1, _CHAIN)
-        self.depth = max([prospect.share(top), *segments.values()])
+    Attributes:
+        targets: Features that edges go to.
+        runs: Forward passes, and one backward pass a metric.
+        products: Vector-Jacobian products by autograd.
+        swept: Targets swept down a frozen chain.
+        count: Edges.
+        block: Bytes that the products of a block of targets read and write.
+    """
 
-    def _below(self, segment: int, read: str | None) -> list[str]:
-        """Returns the hook points written that act on a target directly."""
-        spliced = self.prospect.spliced
-        top = float("inf") if read is None else _depth(spliced, read)
-        found = [hook for hook in spliced.written if segment <= _depth(spliced, hook) < top]
-        return found
+    targets: int
+    runs: Passes
+    products: Passes
+    swept: Passes
+    count: int
+    block: int
 
-    def _errors(self, options: GraphOptions) -> float:
-        n_tokens = self.prospect.n_tokens
-        if options.max_nodes is None or options.prune == "influence":
-            return n_tokens
-        return min(n_tokens, self.targets / max(len(self.by_dictionary), 1))
 
-    def _through(
-        self, count: float, depth: float, below: list[str], options: GraphOptions, *, swept: bool = False
-    ) -> None:
-        """Counts products of some targets through part of the model."""
-        spliced = self.prospect.spliced
-        together = products_together(spliced, self.prospect.n_tokens, len(below) + 1)
-        if count and depth:
-            self.block = max(self.block, count * 2 * BUDGET / together)
-            products = Passes(0, count * depth, together=min(together, max(count, 1)))
-            if swept:
-                self.swept += products
-            else:
-                self.products += products
-        sources = sum(
-            self._errors(options) + sum(self.by_dictionary[number] for number, _ in spliced.writers[hook])
-            for hook in below
-        )
-        sources = sources * _REACHING + 1
-        self.edges += int(count * (sources if options.top_edges is None else min(sources, options.top_edges)))
+def _edge_work(prospect: Prospect, options: GraphOptions) -> _EdgeWork:
+    spliced, n_tokens = prospect.spliced, prospect.n_tokens
+    dropped = torch.tensor(sorted({p % n_tokens for p in options.drop_positions}), dtype=torch.long)
+    active = [int((~torch.isin(positions, dropped)).sum()) for positions in prospect.positions]
+    targets = sum(active) if options.max_nodes is None else min(options.max_nodes, sum(active))
+    features = [count * targets / max(sum(active), 1) for count in active]
+    errors = float(n_tokens)
+    if options.max_nodes is not None and options.prune != "influence":
+        errors = min(errors, targets / max(len(active), 1))
+    tops = options.max_logits if options.targets == "logits" else 1
+    frozen = options.linearisation == "frozen" and spliced.hooked.dtype in (torch.float32, torch.float64)
+    top = segment_of(spliced, prospect.task.metric.reads)
+    runs, products, swept = Passes(tops * prospect.share(top), tops * prospect.share(top)), Passes(), Passes()
 
-    @property
-    def passes(self) -> Passes:
-        """Forward passes, backward passes and products."""
-        return self.runs + self.products + self.swept
-
-    def seconds(self, clock: _Clock) -> float:
-        """Returns how long it takes."""
-        spliced = self.prospect.spliced
-        replaced = sum(hook.endswith(".hook_mlp_out") for hook in spliced.written)
-        swept = _SWEPT + _SWEPT_MLPS * (1 - replaced / spliced.n_layers)
-        products = clock.seconds(self.products, _PRODUCT) + clock.seconds(self.swept, swept)
-        return clock.seconds(self.runs) + products + self.edges * _EDGE_SECONDS
-
-    @property
-    def bytes(self) -> int:
-        """What is held at a time: a tape, and a block of targets with what its products read and write."""
-        prospect = self.prospect
-        tape = prospect.spliced.n_layers * layer_bytes(prospect.spliced, prospect.n_tokens)
-        longest = budget(prospect.spliced)
-        held = min(tape, 2 * longest) if self.swept.backward else min(int(tape * self.depth), longest)
-        return held + int(min(2 * BUDGET, self.block))
+    kinds = [(tops, None, top)]
+    kinds += [(n, read, segment_of(spliced, read)) for n, read in zip(features, spliced.reads, strict=True)]
+    if options.error_targets:
+        runs += Passes(1, 1)
+        kinds += [(errors, hook, segment_of(spliced, hook)) for hook in spliced.written]
+    segments: dict[int, float] = {}
+    edges = block = 0
+    for count, hook, segment in kinds:
+        end = float(spliced.n_layers) if hook is None else _depth(spliced, hook)
+        depth = max(end - segment, 0.0) / spliced.n_layers
+        below = [written for written in spliced.written if segment <= _depth(spliced, written) < end]
+        sources = _REACHING * sum(errors + sum(features[n] for n, _ in spliced.writers[at]) for at in below) + 1
+        edges += int(count * (sources if options.top_edges is None else min(sources, options.top_edges)))
+        if hook is None or not count * depth:
+            continue
+        room = products_together(spliced, n_tokens, len(below) + 1)
+        together, block = min(room, max(count, 1)), max(block, int(2 * BUDGET * min(count / room, 1.0)))
+        if frozen and hook in spliced.reads and _is_swept(spliced, hook):
+            swept += Passes(0, count * depth, together=together)
+        else:
+            products += Passes(0, count * depth, together=together)
+            segments[segment] = max(segments.get(segment, 0.0), depth)
+    runs += Passes(sum(segments.values()) + (1 if swept.backward else 0))
+    return _EdgeWork(targets, runs, products, swept, edges, block)
 
 
 def _measuring(prospect: Prospect, count: int) -> Passes:
