@@ -2,13 +2,13 @@
 
 from typing import Any, NamedTuple
 
-from circuitsae.registry import Kind
+from circuitsae.kinds import PluginKind
 
 
 class Row(NamedTuple):
     """A built-in: where it lives, and what listings show without importing it."""
 
-    kind: Kind
+    kind: PluginKind
     name: str
     target: str
     summary: str

@@ -19,8 +19,9 @@ import re
 from typing import Literal, NamedTuple
 
 from circuitsae.errors import NodeError
+from circuitsae.kinds import NODE_KINDS, NodeKind
 
-Kind = Literal["feature", "error", "token", "bias", "metric"]
+Kind = NodeKind
 Position = int | Literal["*"] | None
 
 BIAS = "bias"
@@ -28,7 +29,6 @@ METRIC = "metric"
 LOGIT = "logit"
 
 _KEY = re.compile(r"(?:(?P<site>[^/@\s]+)/(?P<part>\d+|error)|(?P<token>token))(?:@(?P<position>\d+|\*))?")
-_KIND_ORDER = {"token": 0, "bias": 1, "feature": 2, "error": 3, "metric": 4}
 
 
 class NodeKey(NamedTuple):
@@ -111,6 +111,6 @@ def sort_key(key: str) -> tuple[object, ...]:
     node = parse(key)
     site = tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", node.site or "") if p)
     position = node.position if isinstance(node.position, int) else -1
-    kind = _KIND_ORDER[node.kind]
+    kind = NODE_KINDS.index(node.kind)
     rank = 0 if node.kind in ("token", "bias") else 2 if node.kind == "metric" else 1
     return (rank, site, position, kind, -1 if node.index is None else node.index)

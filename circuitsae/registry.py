@@ -19,12 +19,14 @@ import importlib.metadata
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args, overload
+from typing import Any, TypeVar, overload
 
+from circuitsae.builtins import ROWS
 from circuitsae.errors import InputError, PluginError, UnknownNameError
+from circuitsae.kinds import PLUGIN_KINDS, PluginKind
 
-Kind = Literal["metrics", "methods", "loaders", "pruners", "exporters", "labels", "presets"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind = PluginKind
+KINDS = PLUGIN_KINDS
 
 T = TypeVar("T")
 
@@ -167,9 +169,7 @@ def _discover() -> None:
         if _discovered:
             return
         _discovered = True
-        from circuitsae import builtins
-
-        for row in builtins.ROWS:
+        for row in ROWS:
             register(row.kind, row.name, row.target, summary=row.summary, distribution="circuitsae", **row.extra)
         for kind in KINDS:
             for entry in importlib.metadata.entry_points(group=f"circuitsae.{kind}"):

@@ -10,8 +10,8 @@ from circuitsae import names
 from circuitsae.errors import GraphFileError, InputError, MissingExtraError
 from circuitsae.graph.circuit import Circuit
 from circuitsae.graph.schema import EDGE_NUMBERS, NODE_NUMBERS, Graph, shown
+from circuitsae.kinds import NODE_KINDS
 
-_KINDS: tuple[names.Kind, ...] = ("token", "bias", "feature", "error", "metric")
 _SHOWN = ("id", "source", "target", "name")
 
 
@@ -99,7 +99,7 @@ def to_pyg(circuit: Circuit) -> Any:
         x=matrix(nodes, NODE_NUMBERS),
         edge_index=torch.tensor(ends, dtype=torch.int64).reshape(2, len(edges)),
         edge_attr=matrix([edge for _, _, edge in edges], EDGE_NUMBERS),
-        kind=torch.tensor([_KINDS.index(node["kind"]) for node in nodes], dtype=torch.int64),
+        kind=torch.tensor([NODE_KINDS.index(node["kind"]) for node in nodes], dtype=torch.int64),
         layer=whole("layer"),
         feature=whole("index"),
         position=whole("position"),
@@ -107,7 +107,7 @@ def to_pyg(circuit: Circuit) -> Any:
         sites=[node.get("site", "") for node in nodes],
         labels=[node.get("label", "") for node in nodes],
         tokens=[node.get("token", "") for node in nodes],
-        kinds=list(_KINDS),
+        kinds=list(NODE_KINDS),
         x_names=list(NODE_NUMBERS),
         edge_names=list(EDGE_NUMBERS),
         circuit=circuit.to_json(),

@@ -11,9 +11,9 @@ from typing import Any
 from circuitsae import names
 from circuitsae.graph.circuit import Circuit
 from circuitsae.graph.schema import NODE_NUMBERS
+from circuitsae.kinds import NODE_KINDS
 
 VIEW_SCHEMA = "circuitsae-view/1"
-KINDS: tuple[names.Kind, ...] = ("token", "bias", "feature", "error", "metric")
 
 _DIGITS = 5
 _ABOUT = (
@@ -63,7 +63,7 @@ def view_payload(circuit: Circuit) -> dict[str, Any]:
     site_row = {site: row for row, site in enumerate(sites)}
     layer_of = {node["site"]: node["layer"] for node in data if "site" in node and "layer" in node}
     nodes: dict[str, list[Any]] = {
-        "kind": [KINDS.index(node["kind"]) for node in data],
+        "kind": [NODE_KINDS.index(node["kind"]) for node in data],
         "site": [site_row[node["site"]] if "site" in node else -1 for node in data],
         "index": [node.get("index", -1) for node in data],
         "position": [node.get("position", -1) for node in data],
@@ -74,7 +74,7 @@ def view_payload(circuit: Circuit) -> dict[str, Any]:
     metric = about.get("metric", {})
     return {
         "schema": VIEW_SCHEMA,
-        "kinds": list(KINDS),
+        "kinds": list(NODE_KINDS),
         "model": about.get("model", {}).get("name", ""),
         "prompt": circuit.prompt,
         "tokens": about.get("tokens") or _tokens_from_nodes(data),

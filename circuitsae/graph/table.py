@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from circuitsae import names
 from circuitsae.graph.schema import Graph
+from circuitsae.kinds import NODE_KINDS
 
-KINDS: tuple[names.Kind, ...] = ("token", "bias", "feature", "error", "metric")
 TOKEN, BIAS, FEATURE, ERROR, METRIC = range(5)
 
 Floats = NDArray[np.float64]
@@ -23,7 +23,7 @@ class EdgeTable:
     """Numbered nodes and the edges among them: 24 bytes an edge.
 
     Attributes:
-        kinds: Each node's kind, a place in `KINDS`; `[node]`.
+        kinds: Each node's kind, a place in `circuitsae.kinds.NODE_KINDS`; `[node]`.
         sources, targets: Node numbers; `[edge]`.
         contributions: What the source adds to the target, in units of the target's activation; `[edge]`.
         weights: Change of the metric through the edge when the source becomes its baseline; `[edge]`.
@@ -100,7 +100,7 @@ def table_of(graph: Graph) -> tuple[EdgeTable, list[str]]:
     edges = list(graph.edges(data=True))
     metric = [data["kind"] == names.METRIC for data in nodes]
     table = EdgeTable(
-        kinds=np.array([KINDS.index(data["kind"]) for data in nodes], dtype=np.int8),
+        kinds=np.array([NODE_KINDS.index(data["kind"]) for data in nodes], dtype=np.int8),
         sources=np.array([number[source] for source, _, _ in edges], dtype=np.int32),
         targets=np.array([number[target] for _, target, _ in edges], dtype=np.int32),
         contributions=np.array([data.get("contribution", data["weight"]) for _, _, data in edges], dtype=np.float64),

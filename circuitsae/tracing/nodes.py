@@ -34,7 +34,7 @@ class ChosenNodes:
 
     Attributes:
         keys: Each node's key.
-        kinds: Its kind, a place in `circuitsae.graph.table.KINDS`.
+        kinds: Its kind, a place in `circuitsae.kinds.NODE_KINDS`.
         sources: The same nodes as the edge engine takes them.
         first_metric: The number of the first metric node.
     """
