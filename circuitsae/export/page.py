@@ -75,7 +75,7 @@ def circuit_page(circuit: Circuit, state: Mapping[str, Any] | None = None) -> st
     script, style = drawing_script() + _START, drawing_style() + _asset("page.css")
     # A picture is saved by drawing the page's own SVG, which the page names as a data: address.
     policy = (
-        f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; img-src data:; "
+        f"default-src 'none'; script-src {hash_source(script)}; style-src {hash_source(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     title = html.escape((circuit.prompt or "Circuit")[:200].encode("utf-8", "replace").decode())
@@ -103,7 +103,8 @@ def embedded_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _source(text: str) -> str:
+def hash_source(text: str) -> str:
+    """Returns the source by which a page's policy allows one script or style: its hash."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
