@@ -89,7 +89,7 @@ def evaluate(
         reference, skip_positions: As for `node_effects`.
         seed: Of random orders, resampling and the bootstrap.
         bootstrap: Number of draws.
-        store: A folder of its own in which the rows are kept as they come (Parquet; needs pyarrow). An evaluation that
+        store: A folder of its own in which the rows are kept as they come (Parquet). An evaluation that
             was killed goes on from there: the same call gives the same table.
         progress: Called with work done, work in all, and a word; returning `False` cancels.
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+from pyarrow import parquet
 
-from circuitsae.errors import InputError, MissingExtraError
+from circuitsae.errors import InputError
 from circuitsae.files import is_temporary, reason_of, remove_leftovers, replacing, write_whole
 
 Columns = dict[str, "np.ndarray[Any, Any]"]
@@ -26,17 +28,10 @@ class Store:
 
     Raises:
         InputError: The folder can't be used, or is of another evaluation; the message says in what they differ.
-        MissingExtraError: pyarrow is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike[str], plan: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
-        try:
-            import pyarrow.parquet
-        except ImportError as error:
-            raise MissingExtraError("Keeping an evaluation's rows", "pyarrow", None) from error
-        self._arrow: Any = pyarrow
-        self._parquet: Any = pyarrow.parquet
         written = json.loads(json.dumps(plan))
         self._plan = json.dumps(written, sort_keys=True).encode()
         path = self.folder / "plan.json"
@@ -63,8 +58,8 @@ class Store:
         path = self._path(kind, number)
         if not path.exists():
             return None
-        with contextlib.suppress(OSError, ValueError, self._arrow.ArrowException):
-            table = self._parquet.read_table(path)
+        with contextlib.suppress(OSError, ValueError, pyarrow.ArrowException):
+            table = parquet.read_table(path)
             found = _arrays(table)
             if (table.schema.metadata or {}).get(b"sha256") == self._sha256(found):
                 return found
@@ -73,10 +68,10 @@ class Store:
 
     def save(self, kind: str, number: int, columns: Columns) -> None:
         """Writes the rows of one task, whole or not at all."""
-        table = self._arrow.table({k: self._arrow.array(v) for k, v in columns.items()})
+        table = pyarrow.table({k: pyarrow.array(v) for k, v in columns.items()})
         table = table.replace_schema_metadata({"sha256": self._sha256(_arrays(table))})
         with replacing(self._path(kind, number)) as temporary:
-            self._parquet.write_table(table, temporary)
+            parquet.write_table(table, temporary)
 
     def _sha256(self, columns: Columns) -> bytes:
         found = hashlib.sha256(self._plan)

@@ -18,7 +18,7 @@ from torch import Tensor
 from circuitsae import __version__
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.errors import InputError, TaskError
-from circuitsae.labels.parquet import ParquetLabels, require_pyarrow, write_store
+from circuitsae.labels.parquet import ParquetLabels, write_store
 from circuitsae.labels.records import Context, Description, short_label
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
@@ -91,9 +91,7 @@ def describe(
         InputError: A text can't be read, or the path can't be written.
         TaskError: The model has no tokenizer, or the text is empty.
         CancelledError: `progress` said so.
-        MissingExtraError: pyarrow is not installed.
     """
-    require_pyarrow("Describing features")
     recipe = recipe or Recipe()
     if spliced.n_ctx is not None and recipe.length > spliced.n_ctx:
         recipe = Recipe(**{**asdict(recipe), "length": spliced.n_ctx})

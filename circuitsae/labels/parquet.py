@@ -1,6 +1,6 @@
 """Label stores as Parquet files (`circuitsae-labels/1`, docs/labels.md): a row a feature, read a few rows at a time.
 
-Needs pyarrow (extra `labels`). A store may be a stranger's: its footer is read with limits, what it says of its sizes
+A store may be a stranger's: its footer is read with limits, what it says of its sizes
 is checked before anything is unpacked, and so is what came out before it becomes Python objects.
 """
 
@@ -11,14 +11,20 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from circuitsae.errors import InputError, MissingExtraError
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
+
+from circuitsae.errors import InputError
 from circuitsae.files import replacing
 from circuitsae.graph.schema import shown
 from circuitsae.labels.footer import column_sizes
 from circuitsae.labels.records import Context, Description
+
+compute: Any = pyarrow.compute  # made at run time, and parquet's types are wrong
+parquet: Any = pyarrow.parquet
 
 SCHEMA = "circuitsae-labels/1"
 ROWS_A_GROUP = 256
@@ -49,13 +55,11 @@ class ParquetLabels:
 
     Raises:
         InputError: The file can't be read, is not Parquet, lacks a column, or says it is larger than the limits.
-        MissingExtraError: pyarrow is not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.name = self.path.name
-        parquet = _pyarrow("Reading a Parquet store of labels").parquet
         try:
             size = self.path.stat().st_size
             if size > _LARGEST_FILE:
@@ -193,7 +197,7 @@ class ParquetLabels:
             tables.append(table)
         if not tables:
             return self._read(lambda: self._file.read(columns=columns))
-        return self._read(lambda: _pyarrow("labels").concat_tables(tables).unify_dictionaries())
+        return self._read(lambda: pa.concat_tables(tables).unify_dictionaries())
 
     def _read(self, reading: Any) -> Any:
         try:
@@ -211,8 +215,7 @@ class ParquetLabels:
                 raise self._wrong(
                     f"expected one column {name!r}; there is {', '.join(map(shown, names[:20])) or 'none'}"
                 )
-        pa = _pyarrow("labels")
-        for name, fits in (("site", _is_text(pa)), ("index", pa.types.is_integer), ("label", _is_text(pa))):
+        for name, fits in (("site", _is_text), ("index", pa.types.is_integer), ("label", _is_text)):
             if not fits(self._file.schema_arrow.field(name).type):
                 raise self._wrong(f"the column {name!r} holds {self._file.schema_arrow.field(name).type}")
         if metadata.num_rows > _MOST_ROWS:
@@ -270,15 +273,13 @@ def write_store(
 
     Raises:
         InputError: The path can't be written.
-        MissingExtraError: pyarrow is not installed.
     """
-    pa = _pyarrow("Writing a Parquet store of labels")
     path = Path(path)
     header = {"circuitsae": json.dumps({"schema": SCHEMA, **(about or {})})}
     schema = pa.schema(list(_fields().values()), metadata=header)
     count = 0
     with replacing(path) as temporary:
-        with pa.parquet.ParquetWriter(
+        with parquet.ParquetWriter(
             temporary,
             schema,
             compression="zstd",
@@ -291,25 +292,16 @@ def write_store(
             for description in descriptions:
                 rows.append(description)
                 if len(rows) == ROWS_A_GROUP:
-                    writer.write_table(_table(pa, schema, rows))
+                    writer.write_table(_table(schema, rows))
                     count += len(rows)
                     rows = []
             if rows or not count:
-                writer.write_table(_table(pa, schema, rows))
+                writer.write_table(_table(schema, rows))
                 count += len(rows)
     return count
 
 
-def require_pyarrow(what: str) -> None:
-    """Says that pyarrow is missing before long work is done that needs it.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    _pyarrow(what)
-
-
-def _table(pa: ModuleType, schema: Any, rows: Sequence[Description]) -> Any:
+def _table(schema: Any, rows: Sequence[Description]) -> Any:
     return pa.Table.from_pylist(
         [
             {
@@ -342,7 +334,6 @@ def _clean(text: str) -> str:
 
 
 def _fields() -> dict[str, Any]:
-    pa = _pyarrow("labels")
     pairs = pa.list_(pa.struct([("token", pa.string()), ("amount", pa.float32())]))
     contexts = pa.list_(
         pa.struct([("tokens", pa.list_(pa.string())), ("activations", pa.list_(pa.float32())), ("peak", pa.int32())])
@@ -357,8 +348,6 @@ def _fields() -> dict[str, Any]:
 
 def _check_lengths(table: Any, wrong: Any) -> None:
     """Refuses texts and rows over the limits while they are still arrow's: a short file can stand for very long ones."""
-    pa = _pyarrow("labels")
-    compute = pa.compute
 
     def check(array: Any, name: str) -> None:
         kind = array.type
@@ -372,7 +361,7 @@ def _check_lengths(table: Any, wrong: Any) -> None:
         elif pa.types.is_struct(kind):
             for n in range(kind.num_fields):
                 check(array.field(n), name)
-        elif _is_text(pa)(kind):
+        elif _is_text(kind):
             longest = compute.max(compute.binary_length(array)).as_py()
             if longest is not None and longest > 4 * _LONGEST_TEXT:
                 raise wrong(f"the column {name!r} has a text of {longest:,} bytes; {4 * _LONGEST_TEXT:,} are allowed")
@@ -427,23 +416,10 @@ def _number(value: Any) -> float | None:
     return float(f"{value:.7g}")
 
 
-def _is_text(pa: ModuleType) -> Any:
-    def fits(kind: Any) -> bool:
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-    return fits
-
-
-def _pyarrow(what: str) -> ModuleType:
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingExtraError(what, "pyarrow", None) from None
-    return pyarrow
+def _is_text(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import importlib
 import json
 import os
 import re
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from circuitsae.errors import FetchError, InputError, MissingExtraError, TaskError
+from circuitsae.errors import FetchError, InputError, TaskError
 from circuitsae.task.rows import NEEDED, Row, missing
 from circuitsae.task.sets import TaskSet, vocabulary_of
 from circuitsae.task.task import Task
@@ -47,7 +46,6 @@ def read_tasks(
     Raises:
         InputError: The file can't be read, is of another kind, or lacks a column.
         FetchError: The hub does not give it.
-        MissingExtraError: It is a Parquet file, and pyarrow is not installed.
         TaskError: No row can be used; the message has the first reason.
     """
     given = os.fspath(path)
@@ -137,10 +135,8 @@ def _csv(lines: TextIO) -> Iterator[tuple[int, Any]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise MissingExtraError("Parquet files", "pyarrow", "labels") from None
+    from pyarrow import parquet
+
     try:
         file = parquet.ParquetFile(path)
         number = 0

@@ -69,9 +69,10 @@ def test_labels_that_nobody_asked_for_fail_nothing(
         '{"schema":"circuitsae/1","graph":{},"nodes":{"key":["blocks.3.hook_mlp_out/1@0","metric"]},'
         '"edges":{"source":[0],"target":[1],"weight":[1.0]}}'
     )
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    without = dataclasses.replace(find_preset("tiny"), labels="gone.parquet")
+    monkeypatch.setattr("circuitsae.presets.find_preset", lambda preset: without)
     label(circuit, None, "tiny", Console())
-    assert "No labels: Reading a Parquet store of labels needs pyarrow" in capsys.readouterr().err
+    assert "No labels: There is no file 'gone.parquet'." in capsys.readouterr().err
     label(circuit, None, None, Console())
     assert capsys.readouterr().err == "" and "label" not in circuit["blocks.3.hook_mlp_out/1@0"]
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import circuitsae as cs
@@ -146,9 +148,8 @@ def test_ids_in_a_table(tmp_path: Path, vocabulary: Vocabulary) -> None:
 
 
 def test_a_parquet_file(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = [{"clean": "The keys", "patch": "The key", "answer": [" are", " were"], "foil": [" is", " was"]}]
-    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
     assert read_tasks(tmp_path / "t.parquet", vocabulary).records() == rows
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match="no Parquet file"):

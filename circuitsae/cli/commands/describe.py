@@ -48,9 +48,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Counts, writes, shows a few."""
-    from circuitsae.labels.parquet import require_pyarrow
-
-    require_pyarrow("Describing features")
     check_writable(args.output)
     if args.preset_name is not None:
         args.preset = args.preset_name
