@@ -1,5 +1,6 @@
 """The docs can't lie: generated pages are as the code gives them, every plugin is explained, README's commands exist."""
 
+import configparser
 import importlib.util
 import re
 from pathlib import Path
@@ -29,6 +30,18 @@ def test_every_kind_of_plugin_and_every_built_in_is_explained(kind: registry.Kin
     # those of the package: pages that run as tests register some of their own
     for plugin in (plugin for plugin in registry.plugins(kind) if plugin.distribution == "circuitsae"):
         assert f"`{plugin.name}`" in page, f"docs/plugins.md does not mention {plugin.name} ({kind})"
+
+
+def test_contributing_lists_the_rooms_that_the_import_rules_know() -> None:
+    rules = configparser.ConfigParser()
+    rules.read(ROOT / ".importlinter")
+    layers = rules["importlinter:contract:rooms"]["layers"].strip()
+    assert f"```text\n{layers}\n```" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    # and that there are no others: the rules are exhaustive, but know packages and modules only by what they import
+    rooms = {
+        path.stem for path in (ROOT / "circuitsae").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert set(re.findall(r"\w+", layers)) == rooms - {"__init__", "__main__"}
 
 
 def test_make_targets_in_readme_exist() -> None:
