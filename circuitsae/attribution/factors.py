@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from circuitsae.errors import InputError
-from circuitsae.model.checks import N_TOKENS
 from circuitsae.model.hooks import Hook, Watch
 from circuitsae.model.probes import Probe, reaches, tolerance, vjp
 from circuitsae.model.runs import Readout, forward
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.model.trials import some_tokens
 
 _MLP_NAMES = ("mlp", "ffn", "feed_forward", "moe", "channel_mix")
 _held: "weakref.WeakKeyDictionary[Any, list[Factors]]" = weakref.WeakKeyDictionary()
@@ -81,10 +81,9 @@ def _try(spliced: SplicedModel, named: list[Factors]) -> None:
     ends = [name for mlp in named for name in (mlp.post, f"blocks.{mlp.layer}.hook_mlp_out")]
     hooks: list[tuple[str, Hook]] = [(name, leaf(name)) for name in inputs]
     hooks += [(name, Watch(tape, name)) for name in ends if spliced.hooked.has(name)]
-    count = min(N_TOKENS, spliced.n_ctx or N_TOKENS)
-    tokens = (torch.arange(count, device=spliced.device) * 7 + 3)[None] % int(spliced.hooked.cfg.d_vocab)
+    tokens = some_tokens(spliced)
     with torch.enable_grad():
-        embed = forward(spliced, tokens, Readout(None, count), extra=hooks, leaf_embed=True).embed
+        embed = forward(spliced, tokens, Readout(None, tokens.shape[1]), extra=hooks, leaf_embed=True).embed
     probe = Probe(tolerance(spliced.hooked.dtype))
     for mlp in named:
         post, end = tape.get(mlp.post), tape.get(f"blocks.{mlp.layer}.hook_mlp_out")

@@ -1,6 +1,8 @@
 """Modified backward passes, as hooks that leave every value what it is and change only what gradients flow back.
 
-A hook point's own gradient is read after its hooks ran, so a rule acts on what lies below the hook point it is at.
+A hook point's own gradient is read after its hooks ran, so a rule acts on what lies below the hook point it is at. Whoever
+asks for a rule's hooks has it tried on the loaded model first (see [circuitsae.model.checks][]): all raise a `SpliceError`
+where it doesn't hold.
 """
 
 from typing import Any
@@ -9,7 +11,8 @@ import torch
 from torch import Tensor
 
 from circuitsae.attribution.factors import factors
-from circuitsae.model.checks import freezes
+from circuitsae.model import points
+from circuitsae.model.checks import detaching, require
 from circuitsae.model.hooks import Hook
 from circuitsae.model.spliced import SplicedModel
 
@@ -18,12 +21,14 @@ Hooks = list[tuple[str, Hook]]
 
 def frozen_scales(spliced: SplicedModel) -> Hooks:
     """Returns the hooks that hold normalisation scales constant."""
-    return [(name, hook) for name, hook in freezes(spliced) if name.endswith(".hook_scale")]
+    require(spliced, "scales")
+    return detaching(points.scales(spliced.hooked))
 
 
 def frozen_patterns(spliced: SplicedModel) -> Hooks:
     """Returns the hooks that hold attention patterns constant."""
-    return [(name, hook) for name, hook in freezes(spliced) if name.endswith(".hook_pattern")]
+    require(spliced, "patterns")
+    return detaching(points.patterns(spliced.hooked))
 
 
 def relevant_mlps(spliced: SplicedModel) -> Hooks:
@@ -61,13 +66,9 @@ def _with_relevance(post: Tensor, seen: dict[str, Tensor]) -> Tensor:
 
 def scaled_inputs(spliced: SplicedModel, query: float, key: float, value: float) -> Hooks:
     """Returns the hooks that multiply what flows back through queries, keys and values."""
+    require(spliced, "projections")
     shares = {"hook_q": query, "hook_k": key, "hook_v": value}
-    return [
-        (f"blocks.{layer}.attn.{name}", _passing(by))
-        for layer in range(spliced.n_layers)
-        for name, by in shares.items()
-        if spliced.hooked.has(f"blocks.{layer}.attn.{name}")
-    ]
+    return [(name, _passing(shares[points.part(name)])) for name in points.projections(spliced.hooked)]
 
 
 def scaled_gates(spliced: SplicedModel, gate: float, up: float) -> Hooks:
@@ -87,11 +88,8 @@ def _passing(share: float) -> Hook:
 
 def soft_patterns(spliced: SplicedModel, temperature: float) -> Hooks:
     """Returns the hooks that take the softmax's backward pass at another temperature: that of `softmax(scores / T)`."""
-    return [
-        (f"blocks.{layer}.attn.hook_pattern", lambda x: _SoftPattern.apply(x, temperature))
-        for layer in range(spliced.n_layers)
-        if spliced.hooked.has(f"blocks.{layer}.attn.hook_pattern")
-    ]
+    require(spliced, "softmax")
+    return [(name, lambda x: _SoftPattern.apply(x, temperature)) for name in points.patterns(spliced.hooked)]
 
 
 class _SoftPattern(torch.autograd.Function):
@@ -125,12 +123,12 @@ class LayerDrop:
 
     def hooks(self, spliced: SplicedModel) -> Hooks:
         """Returns the hooks at what each layer's attention and MLP add to the residual stream."""
-        return [
-            (name, lambda x, layer=layer: _Gate.apply(x, layer, self))
-            for layer in range(spliced.n_layers)
-            for name in (f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out")
-            if spliced.hooked.has(name)
-        ]
+        require(spliced, "layers")
+        hooked = spliced.hooked
+        return [(name, self._gate(hooked.layer(name))) for name in points.layer_outputs(hooked)]
+
+    def _gate(self, layer: int) -> Hook:
+        return lambda x: _Gate.apply(x, layer, self)
 
 
 class _Gate(torch.autograd.Function):

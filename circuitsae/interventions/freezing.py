@@ -1,12 +1,15 @@
 """Holding parts of a run at what they are on the clean one: attention patterns, normalisation scales, whole layers."""
 
+from collections.abc import Container
+
 import torch
 from torch import Tensor
 
 from circuitsae.attribution.context import Context
 from circuitsae.errors import UnknownNameError
+from circuitsae.model import points
+from circuitsae.model.checks import require
 from circuitsae.model.hooks import Hook
-from circuitsae.model.spliced import SplicedModel
 
 WAYS = ("free", "frozen")
 
@@ -18,31 +21,38 @@ def frozen_hooks(context: Context, *, attention: str, normalisation: str) -> lis
 
     Raises:
         UnknownNameError: `attention` or `normalisation` is neither `"free"` nor `"frozen"`.
+        SpliceError: This model does not let them be held; the message names the hook point.
     """
     for what, way in (("attention", attention), ("normalisation", normalisation)):
         if way not in WAYS:
             raise UnknownNameError(f"way to treat {what}", way, WAYS)
-    spliced = context.spliced
-    layers = range(spliced.n_layers)
-    points: list[str] = []
+    spliced, names = context.spliced, list[str]()
     if attention == "frozen":
-        points += [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
+        require(spliced, "patterns")
+        names += points.patterns(spliced.hooked)
     if normalisation == "frozen":
-        norms = ("ln1", "ln2", "ln1_post", "ln2_post")
-        points += [f"blocks.{layer}.{ln}.hook_scale" for layer in layers for ln in norms]
-        points.append("ln_final.hook_scale")
-    return clean_hooks(context, [name for name in points if spliced.hooked.has(name)])
+        require(spliced, "scales")
+        names += points.scales(spliced.hooked)
+    return clean_hooks(context, names)
 
 
-def layer_outputs(spliced: SplicedModel) -> list[str]:
-    """Returns the hook points where attention and MLP layers write to the residual stream."""
-    points = [f"blocks.{layer}.hook_{part}_out" for layer in range(spliced.n_layers) for part in ("attn", "mlp")]
-    return [name for name in points if spliced.hooked.has(name)]
+def held_layers(context: Context, but: Container[str]) -> list[tuple[str, Hook]]:
+    """Returns hooks that hold what attention and MLP layers write to the residual stream at the clean run's.
+
+    Args:
+        context: The task on the model.
+        but: Those that stay as they are.
+
+    Raises:
+        SpliceError: Something else writes there.
+    """
+    require(context.spliced, "layers")
+    return clean_hooks(context, [name for name in points.layer_outputs(context.spliced.hooked) if name not in but])
 
 
-def clean_hooks(context: Context, points: list[str]) -> list[tuple[str, Hook]]:
+def clean_hooks(context: Context, names: list[str]) -> list[tuple[str, Hook]]:
     """Returns hooks that put the clean run's values back at these hook points; one forward pass if there are any."""
-    if not points:
+    if not names:
         return []
 
     def values() -> dict[str, Tensor]:
@@ -54,10 +64,10 @@ def clean_hooks(context: Context, points: list[str]) -> list[tuple[str, Hook]]:
 
             return hook
 
-        run, hooks = context.run, [(name, keep(name)) for name in points]
+        run, hooks = context.run, [(name, keep(name)) for name in names]
         with torch.no_grad():
             context.spliced.hooked.forward(run.tokens[None], hooks, logits_at=[run.n_tokens - 1])
         return kept
 
-    kept = context.once(tuple(points), values)
-    return [(name, lambda x, name=name: kept[name].to(x.dtype).expand_as(x)) for name in points]
+    kept = context.once(tuple(names), values)
+    return [(name, lambda x, name=name: kept[name].to(x.dtype).expand_as(x)) for name in names]

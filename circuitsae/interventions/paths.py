@@ -12,7 +12,7 @@ from circuitsae import names
 from circuitsae.attribution.effects import Context
 from circuitsae.errors import NodeError, UnknownNameError
 from circuitsae.interventions.compiling import checked, compile_edits, node_positions
-from circuitsae.interventions.freezing import clean_hooks, layer_outputs
+from circuitsae.interventions.freezing import held_layers
 from circuitsae.interventions.kinds import PathPatch
 from circuitsae.interventions.positions import select, split_key
 from circuitsae.model.edits import (
@@ -71,7 +71,7 @@ def compile_path(context: Context, given: PathPatch, extra: Sequence[tuple[str, 
     hooks = list(extra)
     if given.along == "residual":
         own = _within(spliced, edits)
-        hooks += clean_hooks(context, [name for name in layer_outputs(spliced) if name not in own])
+        hooks += held_layers(context, own)
     heads: dict[str, Tensor] = {}
 
     def keep(name: str) -> Hook:

@@ -1,27 +1,36 @@
-"""Does the splice hold, do the freezes hold, on this very model?
+"""Do splices, freezes and gradient rules hold, on this very model?
 
-Hook points are promises: that what a hook returns is what the model goes on with, that a detached pattern leaves no
-path from queries, that a detached scale makes a normalisation linear. A fused kernel or a new version of TransformerLens
-can break one silently, and the graph that results looks entirely reasonable. So the engine tries them once on each loaded
-model, on a few tokens, and refuses with the hook point's name where one is broken; `circuitsae doctor` prints the same.
+Hook points are promises: that what a hook returns is what the model goes on with, that a held pattern leaves no path
+from queries and keys, that a held scale makes a normalisation linear. In some families one is only shown a copy, a fused
+kernel or a new version of TransformerLens can break one silently, and what results looks entirely reasonable. So whoever
+hands out hooks on which a number rests has them tried first (`require`, `verify`): once a loaded model, on a few tokens.
+What does not hold is a `SpliceError` that names hook point and family; `circuitsae doctor` prints the same checks.
 """
 
+import contextlib
 import weakref
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from circuitsae.errors import SpliceError
-from circuitsae.model.hooks import Hook, Watch
+from circuitsae.errors import CircuitsaeError, SpliceError
+from circuitsae.model import points
+from circuitsae.model.hooks import Hook, HookedModel, Watch
 from circuitsae.model.probes import Probe, reaches, tolerance, vjp
-from circuitsae.model.runs import Readout, forward
+from circuitsae.model.runs import EMBED, Readout, forward
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.model.trials import Changed, Copies, leaf, linearised, module_of, some_tokens
 
-N_TOKENS = 5
-_NORMS = ("ln1", "ln2", "ln1_post", "ln2_post")
+# Of half precision: sums of four numbers of 8 bits; what is not linear is off by its own size.
+_HALF = 0.25
+_LINEAR = {torch.float64: 1e-9, torch.float32: 1e-3}
+# transformers computes some softmaxes and norms in float32, whatever a model runs in
+_ROUNDED = tolerance(torch.float32)
 _passed: "weakref.WeakKeyDictionary[Any, set[tuple[object, ...]]]" = weakref.WeakKeyDictionary()
 
 
@@ -47,46 +56,96 @@ class Check:
         return self.error <= self.limit
 
 
-def freeze_points(spliced: SplicedModel) -> list[str]:
-    """Returns the hook points of attention patterns and normalisation scales, which frozen graphs hold constant."""
-    names = ["ln_final.hook_scale"]
-    for layer in range(spliced.n_layers):
-        names.append(f"blocks.{layer}.attn.hook_pattern")
-        names += [f"blocks.{layer}.{norm}.hook_scale" for norm in _NORMS]
-    return [name for name in names if spliced.hooked.has(name)]
-
-
 def freezes(spliced: SplicedModel) -> list[tuple[str, Hook]]:
-    """Returns the hooks that hold attention patterns and normalisation scales constant: each is detached."""
-    return [(name, lambda x: x.detach()) for name in freeze_points(spliced)]
+    """Returns the hooks that hold attention patterns and normalisation scales constant: each is detached.
+
+    Raises:
+        SpliceError: They don't hold on this model.
+    """
+    require(spliced, "patterns", "scales")
+    return detaching([*points.patterns(spliced.hooked), *points.scales(spliced.hooked)])
+
+
+def detaching(names: Sequence[str]) -> list[tuple[str, Hook]]:
+    """Returns hooks that detach what passes these hook points."""
+    return [(name, lambda x: x.detach()) for name in names]
 
 
 def verify(spliced: SplicedModel, *, frozen: bool = False) -> None:
-    """Tries once a model that splices, and if asked freezes, hold; later calls cost nothing.
+    """Tries that a model splices at its sites, and if asked that frozen it is linear between them.
+
+    Once a model and set of sites; later calls cost nothing.
 
     Raises:
-        SpliceError: One does not; the message names the hook point.
+        SpliceError: It does not; the message names the hook point.
     """
-    known = _passed.setdefault(spliced.model, set())
-    wanted: list[tuple[object, ...]] = [("splice", spliced.reads, spliced.written)]
+    _once(spliced, ("splices", spliced.reads, spliced.written), check_splices)
     if frozen:
-        wanted.append(("freeze",))
-    for signature in wanted:
-        if signature in known:
-            continue
-        for check in check_splices(spliced) if signature[0] == "splice" else check_freezes(spliced):
-            if not check.holds:
-                raise SpliceError(
-                    f"On {spliced.name}, {check.text} does not hold at {check.hook!r}: off by {check.error:.1e}, where "
-                    f"{check.limit:.0e} is rounding. Leave out the sites there, or load the model with "
-                    "attn_implementation='eager' and an up-to-date transformer_lens; `circuitsae doctor` repeats this check."
-                )
-        known.add(signature)
+        freezes(spliced)
+        _once(spliced, ("linear", spliced.reads, spliced.written), check_linear)
+
+
+def require(spliced: SplicedModel, *rules: str) -> None:
+    """Tries rules of `RULES`, each once a model; later calls cost nothing.
+
+    Raises:
+        SpliceError: One does not hold; the message names the hook point.
+    """
+    for rule in rules:
+        _once(spliced, (rule,), RULES[rule])
+
+
+def _once(spliced: SplicedModel, key: tuple[object, ...], check: Callable[[SplicedModel], "list[Check]"]) -> None:
+    known = _passed.setdefault(spliced.model, set())
+    if key in known:
+        return
+    where, what = f"On {spliced.name} ({spliced.hooked.family})", str(key[0])
+    try:
+        tried = check(spliced)
+    except CircuitsaeError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # hooks make a part of the model go ways that it doesn't go by itself, and not all families can
+        names = ", ".join(_AT[what](spliced.hooked)[:2] or spliced.written)
+        raise SpliceError(
+            f"{where}, hooks at {names}, ... can't be tried: the model says {_first_line(error)!r}. {_HELP[what]}."
+        ) from error
+    for found in tried:
+        if not found.holds:
+            raise SpliceError(
+                f"{where}, {found.text} does not hold at {found.hook!r}: off by {found.error:.1e}, where "
+                f"{found.limit:.0e} is rounding. {_HELP[what]}; `circuitsae doctor` repeats this check."
+            )
+    known.add(key)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+_FREE = "Leave it free (attention='free', normalisation='free', gradient='pass-through', linearisation='gradient')"
+_METHOD = "Methods without that rule are attribution-patching, integrated-gradients and ablation"
+_HELP = {
+    "splices": "Leave out the sites there, or load the model with attn_implementation='eager' and an up-to-date "
+    "transformer_lens",
+    "linear": "Take linearisation='gradient'",
+    "patterns": _FREE,
+    "scales": _FREE,
+    "softmax": _METHOD,
+    "projections": _METHOD,
+    "layers": _METHOD,
+    "split": "Take paths that lead into MLPs or to the logits",
+}
+# Whose hook points a rule is about, where it ends before one can be named; the sites' if none is here.
+_AT: Mapping[str, Callable[[HookedModel], list[str]]] = defaultdict(
+    lambda: lambda hooked: [], patterns=points.patterns, softmax=points.patterns, scales=points.scales,
+    projections=points.projections, layers=points.layer_outputs,
+)  # fmt: skip
 
 
 def check_splices(spliced: SplicedModel) -> list[Check]:
     """Tries the splices: the same values put back give the same logits, and nothing passes beside what was put back."""
-    tokens = _tokens(spliced)
+    tokens = some_tokens(spliced)
     readout = Readout(None, tokens.shape[1])
     limit = tolerance(spliced.hooked.dtype)
     with torch.no_grad():
@@ -96,7 +155,7 @@ def check_splices(spliced: SplicedModel) -> list[Check]:
     ends: dict[str, Tensor] = {}
 
     def put_back(name: str, x: Tensor) -> Tensor:
-        leaves[name] = x.detach().requires_grad_()
+        leaves[name] = leaf(x)
         return leaves[name]
 
     goals = {name: _goals(spliced, name) for name in spliced.written}
@@ -111,73 +170,272 @@ def check_splices(spliced: SplicedModel) -> list[Check]:
     reach, beside = [], []
     for name in spliced.written:
         size = passing = 0.0
-        for end in [ends[goal] for goal in goals[name]] or [captured.logits]:
+        # what is written at the next site hides this one from all that lies above, so that is an end, too
+        upper = [raw[other] for other in spliced.written if other != name]
+        for end in [*upper, *([ends[goal] for goal in goals[name]] or [captured.logits])]:
             seed = probe.random(end)
             through, around = vjp(end, leaves[name], seed), vjp(end, raw[name], seed)
             size = max(size, 0.0 if through is None else float(through.abs().max()))
             passing = max(passing, 0.0 if around is None else float(around.abs().max()))
         reach.append((float(size == 0), name))
-        beside.append((passing / size if size > 0 else float(passing > 0), name))
+        if not points.is_branch(spliced.hooked, name):
+            beside.append((passing / size if size > 0 else float(passing > 0), name))
     checks.append(_worst("that the model goes on with what is put back", reach, limit))
     checks.append(_worst("that nothing passes beside what is put back", beside, limit))
     return checks
 
 
-def check_freezes(spliced: SplicedModel) -> list[Check]:
-    """Tries the freezes: no path from queries and keys to what the heads give, normalisations linear."""
-    tokens = _tokens(spliced)
-    limit = tolerance(spliced.hooked.dtype)
-    tape: dict[str, Tensor] = {}
-    hooked = spliced.hooked
-    watched: list[str] = []
-    for layer in range(spliced.n_layers):
-        block = f"blocks.{layer}."
-        watched += [block + part for part in ("attn.hook_z", "attn.hook_pattern")]
-        watched += [f"{block}{norm}.{end}" for norm in _NORMS for end in ("hook_in", "hook_normalized", "hook_out")]
-        watched += [block + part for part in ("hook_resid_pre", "hook_resid_mid")]
-    watched += [f"ln_final.{end}" for end in ("hook_in", "hook_normalized", "hook_out")]
-    extra = [*freezes(spliced), *((n, Watch(tape, n)) for n in watched if hooked.has(n))]
-    # leaves, since what a Bridge shows of queries and keys is a view beside the path
-    sides = [f"blocks.{layer}.attn.hook_{side}" for layer in range(spliced.n_layers) for side in "qk"]
-    extra += [(n, _Leaf(tape, n)) for n in sides if hooked.has(n)]
-    with torch.enable_grad():
-        forward(spliced, tokens, Readout(None, tokens.shape[1]), extra=extra, leaf_embed=True)
-    patterns, scales = [], []
-    for layer in range(spliced.n_layers):
-        block = f"blocks.{layer}."
-        z, pattern = tape.get(block + "attn.hook_z"), tape.get(block + "attn.hook_pattern")
-        if z is None:
-            continue  # a layer without attention
-        below = [tape[block + part] for part in ("attn.hook_q", "attn.hook_k") if block + part in tape]
-        leaks = pattern is None or any(reaches(x, z) for x in below)
-        patterns.append((float(leaks), block + "attn.hook_pattern"))
-    probe = Probe(limit)
-    norms = [(f"blocks.{layer}.{norm}", layer) for layer in range(spliced.n_layers) for norm in _NORMS]
-    for norm, layer in [*norms, ("ln_final", spliced.n_layers)]:
-        low, high = _ends_of_norm(tape, norm, layer)
-        if low is None or high is None or not reaches(low, high):
-            continue
-        is_linear = probe.pointwise(high, low) is not None
-        scales.append((float(not is_linear), norm + ".hook_scale"))
+def check_patterns(spliced: SplicedModel) -> list[Check]:
+    """Tries that held attention patterns leave no path from queries and keys.
+
+    Attention with a pattern of zeros gives the same whatever it reads, and something else than with its own pattern.
+    """
+    names = points.patterns(spliced.hooked)
+    text, limit = "that a frozen pattern leaves no path from queries and keys", tolerance(spliced.hooked.dtype)
+    if not names:  # no attention is no pattern to hold; but what else carries from position to position can't be held
+        return [Check(text, "blocks.0.attn.hook_pattern", float(_mixes_positions(spliced)), 0.0)]
+    with Copies(spliced, 3) as copies:
+        for name in names:
+            copies.enter(name, lambda one, two: (one, torch.zeros_like(one)))
+        copies.run([(name, lambda x: torch.cat([torch.zeros_like(x[:2]), x[2:]])) for name in names])
+    return [_worst(text, [(_beside(copies.given.get(name)), name) for name in names], limit)]
+
+
+def check_scales(spliced: SplicedModel) -> list[Check]:
+    """Tries that normalisations are linear while their scales are held, and that all of them can be held."""
+    names, limit = points.scales(spliced.hooked), tolerance(spliced.hooked.dtype)
+    with Copies(spliced, 4) as copies:
+        for name in names:
+            copies.enter(name, lambda one, two: (one, two, one + two))
+        copies.note_calls(_without_scale(spliced, names))
+        copies.run([(name, copies.first) for name in names])
+    curved = [(_curved(copies.given[name]) if name in copies.given else 1.0, name) for name in names]
     return [
-        _worst("that a frozen pattern leaves no path from queries and keys", patterns, limit),
-        _worst("that a frozen scale makes the normalisation linear", scales, limit),
+        _worst("that a frozen scale makes the normalisation linear", curved, limit),
+        _worst("that a normalisation has a hook point for its scale", [(1.0, name) for name in copies.called], limit),
     ]
+
+
+def check_freezes(spliced: SplicedModel) -> list[Check]:
+    """Tries all that frozen graphs rest on."""
+    return [*check_patterns(spliced), *check_scales(spliced), *check_linear(spliced)]
+
+
+def check_linear(spliced: SplicedModel) -> list[Check]:
+    """Tries that between nodes and what dictionaries and logits read, the frozen model is linear, and its slopes exact.
+
+    Scales and patterns are held at the clean run's, and so is what MLPs make, through which no edge of a frozen graph
+    claims to be more than a slope; at every hook point written and
+    at the embeddings values are added to the clean ones. What is added in a and in b must add up, and be what the
+    vector-Jacobian products of the frozen model predict.
+    """
+    hooked = spliced.hooked
+    tokens = some_tokens(spliced)
+    readout = Readout(None, tokens.shape[1])
+    held = [*points.patterns(hooked), *points.scales(hooked)]
+    constant = points.each_layer(hooked, "mlp.hook_post", "hook_mlp_out")
+    probe = Probe(tolerance(hooked.dtype))
+    added: dict[str, Tensor] = {}
+
+    def add(name: str, x: Tensor) -> Tensor:
+        change = probe.random(x[:2]) * x[:1].norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5
+        added[name] = change[:1]
+        return x[:1] + torch.cat([torch.zeros_like(change[:1]), change, change.sum(0, keepdim=True)])
+
+    ends: dict[str, Tensor] = {}
+    watched = [name for name in points.residuals(hooked) if not _is_written(spliced, name)]
+    extra: list[tuple[str, Hook]] = [
+        (name, Changed({}, name, lambda x: x[:1].expand_as(x).clone())) for name in [*held, *constant]
+    ]
+    extra += [(EMBED, lambda x: add(EMBED, x)), *((name, Watch(ends, name)) for name in watched)]
+    with torch.no_grad(), _unembedded(spliced, ends):
+        values = forward(spliced, tokens.expand(4, -1), readout, on_write=add, extra=extra)
+    curved = [(_curved(end), name) for name, end in ends.items()]
+    curved += [(_curved(x), spliced.reads[number]) for number, x in values.x_in.items()]
+
+    leaves: dict[str, Tensor] = {}
+    tops: dict[str, Tensor] = {}
+
+    def put_back(name: str, x: Tensor) -> Tensor:
+        leaves[name] = leaf(x)
+        return leaves[name]
+
+    fixed = [(name, Changed({}, name, Tensor.detach)) for name in [*held, *constant]]
+    with torch.enable_grad(), _unembedded(spliced, tops):
+        slopes = forward(spliced, tokens, readout, on_write=put_back, extra=fixed, leaf_embed=True)
+    leaves[EMBED] = slopes.embed
+    pairs = [(slopes.x_in[number], values.x_in[number]) for number in values.x_in]
+    pairs += [(top, ends[name]) for name, top in tops.items()]
+    off = []
+    for number, (low, high) in enumerate(pairs):
+        seed = probe.random(low)
+        moved = seed * (high[1:2] - high[:1])
+        if not low.requires_grad:
+            predicted = torch.zeros(())
+        else:
+            found = torch.autograd.grad(low, list(leaves.values()), seed, retain_graph=True, allow_unused=True)
+            predicted = sum(
+                ((g * added[name].view_as(g)).sum() for name, g in zip(leaves, found, strict=True) if g is not None),
+                torch.zeros(()),
+            )
+        size = moved.abs().sum().clamp_min(1e-30)
+        name = spliced.reads[number] if number < len(spliced.reads) else "unembed.hook_in"
+        off.append((float((predicted - moved.sum()).abs() / size), name))
+    limit = _LINEAR.get(hooked.dtype, _HALF)
+    return [
+        _worst("that with patterns and scales frozen all between nodes is linear", curved, limit, first=True),
+        _worst("that the frozen model's slopes are its differences", off, limit),
+    ]
+
+
+def check_softmax(spliced: SplicedModel) -> list[Check]:
+    """Tries that patterns come from a softmax over the keys: what all scores of a query have in common changes nothing.
+
+    Then a gradient g at the pattern p acts below as `g - p . g` does, on which another temperature rests.
+    """
+    limit, names = max(_ROUNDED, tolerance(spliced.hooked.dtype)), points.patterns(spliced.hooked)
+    require(spliced, "patterns")
+    tape: dict[str, Tensor] = {}
+    read, _ = linearised(spliced, names, [(name, Watch(tape, name)) for name in names])
+    probe, found = Probe(limit), []
+    for name in names:
+        p, x = tape[name], read[name]
+        g = probe.random(p)
+        plain, less = vjp(p, x, g), vjp(p, x, g - (p.detach() * g).sum(-1, keepdim=True))
+        if plain is not None and less is not None:
+            found.append((float((plain - less).abs().max() / plain.abs().max().clamp_min(1e-30)), name))
+    return [_worst("that a pattern is a softmax over the keys", found, limit)]
+
+
+def check_projections(spliced: SplicedModel) -> list[Check]:
+    """Tries that queries, keys and values are all that attention makes of what it reads: detached, they leave no path."""
+    text, names = "that attention reads by its queries, keys and values alone", points.patterns(spliced.hooked)
+    if not names:
+        return [Check(text, "blocks.0.attn.hook_q", float(_mixes_positions(spliced)), 0.0)]
+    cut = [(name, Changed({}, name, Tensor.detach)) for name in points.projections(spliced.hooked)]
+    read, given = linearised(spliced, names, cut)
+    leaks = [(float(name not in given or reaches(read[name], given[name])), name) for name in names]
+    return [_worst(text, leaks, 0.0)]
+
+
+def check_layers(spliced: SplicedModel) -> list[Check]:
+    """Tries that attention and MLPs write to the residual stream by their outputs alone: cut there, it is the identity."""
+    hooked, limit = spliced.hooked, tolerance(spliced.hooked.dtype)
+    tape: dict[str, Tensor] = {}
+    stream = points.each_layer(hooked, "hook_resid_pre")
+    ends = points.each_layer(hooked, "hook_resid_post")
+    extra: list[tuple[str, Hook]] = [(name, _Leaf(tape, name)) for name in stream]
+    extra += [(name, Watch(tape, name)) for name in ends]
+    tokens = some_tokens(spliced)
+    with torch.enable_grad():
+        forward(
+            spliced, tokens, Readout(None, tokens.shape[1]), leaf_embed=True,
+            extra=[*detaching(points.layer_outputs(hooked)), *extra],
+        )  # fmt: skip
+    probe, found = Probe(limit), []
+    for low, high in zip(stream, ends, strict=True):
+        seed = probe.random(tape[high])
+        through = vjp(tape[high], tape[low], seed)
+        off = 1.0 if through is None else float((through - seed).abs().max() / seed.abs().max())
+        found.append((off, high))
+    return [_worst("that layers write to the residual stream by hook_attn_out and hook_mlp_out alone", found, limit)]
+
+
+def check_split(spliced: SplicedModel) -> list[Check]:
+    """Tries that inputs of each head's own leave the logits alone, and that heads read what is written there."""
+    hooked, limit = spliced.hooked, max(_ROUNDED, tolerance(spliced.hooked.dtype))
+    names = points.each_layer(hooked, *(f"hook_{part}_input" for part in "qkv"))
+    tokens, tape = some_tokens(spliced), dict[str, Tensor]()
+    readout = Readout(None, tokens.shape[1])
+    with torch.no_grad():
+        plain = forward(spliced, tokens, readout).logits
+    extra = [*((n, _Leaf(tape, n)) for n in names), *((n, Watch(tape, n)) for n in points.layer_outputs(hooked))]
+    with torch.enable_grad(), points.split_inputs(hooked):
+        split = forward(spliced, tokens, readout, leaf_embed=True, extra=extra).logits
+    assert plain is not None and split is not None
+    off = float((plain - split.detach()).abs().max() / plain.abs().max().clamp_min(1e-30))
+    dead = []
+    for name in names:
+        out = tape.get(f"blocks.{hooked.layer(name)}.hook_attn_out")
+        j = None if name not in tape or out is None else vjp(out, tape[name], torch.ones_like(out))
+        dead.append((float(j is None or not bool(j.any())), name))
+    return [
+        Check("that inputs of the heads' own leave the logits as they are", "hook_q_input", off, limit),
+        _worst("that heads read what is put at their own inputs", dead or [(1.0, "hook_q_input")], 0.0),
+    ]
+
+
+RULES: Mapping[str, Callable[[SplicedModel], list[Check]]] = {
+    "patterns": check_patterns,
+    "scales": check_scales,
+    "softmax": check_softmax,
+    "projections": check_projections,
+    "layers": check_layers,
+    "split": check_split,
+}
+"""What a number may rest on besides a splice, by the names that `require` takes."""
 
 
 class _Leaf(Watch):
     """Puts a leaf of equal value where it fires, and keeps that."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        leaf = self.tape[self.name] = x.detach().requires_grad_()
-        return leaf
+        self.tape[self.name] = leaf(x)
+        return self.tape[self.name]
 
 
-def _ends_of_norm(tape: dict[str, Tensor], norm: str, layer: int) -> tuple[Tensor | None, Tensor | None]:
-    """Returns a normalisation's input and output, by the names that either line of TransformerLens has."""
-    stream = {"ln1": "hook_resid_pre", "ln2": "hook_resid_mid"}.get(norm.rpartition(".")[2], "")
-    low = tape.get(f"{norm}.hook_in", tape.get(f"blocks.{layer}.{stream}"))
-    return low, tape.get(f"{norm}.hook_out", tape.get(f"{norm}.hook_normalized"))
+def _beside(given: Float[Tensor, "3 pos d"] | None) -> float:
+    """Returns how much of a change passes beside a pattern of zeros, relative to what the pattern itself brings."""
+    if given is None:
+        return 1.0
+    brought = float((given[2] - given[0]).abs().max())
+    return min(1.0, float((given[1] - given[0]).abs().max()) / brought) if brought > 0 else 1.0
+
+
+def _curved(given: Float[Tensor, "4 pos d"]) -> float:
+    """Returns how far two changes are from adding up, relative to the larger of them, at the worst position."""
+    none, one, two, both = given.flatten(2)
+    size = torch.stack([one - none, two - none]).abs().amax((0, 2))
+    off = (both - one - two + none).abs().amax(-1)
+    return float(torch.where(size > 0, off / size.clamp_min(1e-30), (off > 0).to(off)).max())
+
+
+def _mixes_positions(spliced: SplicedModel) -> bool:
+    """Whether the last position's logits depend on the token before it."""
+    tokens = some_tokens(spliced)
+    changed = tokens.clone()
+    changed[0, -2] = (changed[0, -2] + 1) % int(spliced.hooked.cfg.d_vocab)
+    with torch.no_grad():
+        found = [forward(spliced, t, Readout(None, tokens.shape[1])).logits for t in (tokens, changed)]
+    return found[0] is not None and found[1] is not None and not torch.equal(found[0], found[1])
+
+
+def _without_scale(spliced: SplicedModel, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Returns the model's normalisations that are in no module with a hook point for the scale, by their path."""
+    known = {id(inner) for name in names for inner in module_of(spliced, name).modules()}
+    found: dict[str, nn.Module] = {}
+    for path, module in spliced.model.named_modules():
+        is_norm = "norm" in type(module).__name__.lower() and not any(module.children())
+        if is_norm and id(module) not in known and not points.of_queries_or_keys(f".{path}"):
+            found[path] = module
+    return found
+
+
+@contextlib.contextmanager
+def _unembedded(spliced: SplicedModel, into: dict[str, Tensor]) -> Iterator[None]:
+    """Keeps what the unembedding reads."""
+    handle = spliced.model.unembed.register_forward_pre_hook(
+        lambda module, args: into.__setitem__("unembed.hook_in", args[0])
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _is_written(spliced: SplicedModel, name: str) -> bool:
+    point = spliced.hooked.point(name)
+    return any(spliced.hooked.point(written) is point for written in spliced.written)
 
 
 def _goals(spliced: SplicedModel, name: str) -> list[str]:
@@ -193,12 +451,8 @@ def _goals(spliced: SplicedModel, name: str) -> list[str]:
     return [goal for goal in (names[at : at + 2] if at < 2 else names[at:]) if hooked.has(goal)]
 
 
-def _tokens(spliced: SplicedModel) -> Tensor:
-    count = min(N_TOKENS, spliced.n_ctx or N_TOKENS)
-    vocabulary = int(spliced.hooked.cfg.d_vocab)
-    return (torch.arange(count, device=spliced.device) * 7 + 3)[None] % vocabulary
-
-
-def _worst(text: str, found: Sequence[tuple[float, str]], limit: float) -> Check:
-    error, hook = max(found, key=lambda f: f[0], default=(0.0, "none"))
+def _worst(text: str, found: Sequence[tuple[float, str]], limit: float, *, first: bool = False) -> Check:
+    """Returns the check of what is furthest off, or of the first that is off at all."""
+    off = [f for f in found if f[0] > limit]
+    error, hook = off[0] if first and off else max(found, key=lambda f: f[0], default=(0.0, "none"))
     return Check(text, hook, error, limit)

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitsae.errors import SpliceError
+from circuitsae.model import points
+from circuitsae.model.checks import require
 from circuitsae.model.hooks import Hook, Prefix
 from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward
 from circuitsae.model.spliced import SplicedModel
@@ -260,21 +261,12 @@ def split_inputs(spliced: SplicedModel, wanted: bool = True) -> Iterator[None]:
     Raises:
         SpliceError: The model can't.
     """
-    before = bool(getattr(spliced.hooked.cfg, "use_split_qkv_input", False))
-    if not wanted or before:
+    if not wanted:
         yield
         return
-    try:
-        spliced.model.set_use_split_qkv_input(True)
-    except (AttributeError, NotImplementedError, ValueError) as error:
-        raise SpliceError(
-            f"{spliced.name} has no inputs of its own for each attention head, so a path can't lead into one: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    try:
+    require(spliced, "split")
+    with points.split_inputs(spliced.hooked):
         yield
-    finally:
-        spliced.model.set_use_split_qkv_input(False)
 
 
 def batch_size(spliced: SplicedModel, n_tokens: int, budget: int = 128 * 2**20) -> int:

@@ -86,6 +86,20 @@ class HookedModel:
         return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
 
     @cached_property
+    def family(self) -> str:
+        """The architecture that the configuration names, such as `"LlamaForCausalLM"`."""
+        known = (getattr(self.cfg, key, None) for key in ("original_architecture", "architecture"))
+        return str(next((name for name in known if name), type(self.model).__name__))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """All hook points' names, one each."""
+        named: dict[int, str] = {}
+        for name, point in self._points.items():
+            named.setdefault(id(point), name)
+        return tuple(named.values())
+
+    @cached_property
     def n_heads(self) -> int:
         """Attention heads of a layer; 1 where the configuration doesn't say."""
         return getattr(self.cfg, "n_heads", 1) or 1

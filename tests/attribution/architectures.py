@@ -17,7 +17,7 @@ TOKENIZER = Path(__file__).parents[2] / "circuitsae" / "presets" / "tiny" / "mod
 
 def config(name: str) -> Any:
     """LayerNorm and biases (gpt2), RMS norms, rotary and grouped queries (llama), post-norms (gemma2), parallel (neox),
-    one matrix of gate and up (phi3), experts (mixtral)."""
+    one matrix of gate and up (phi3), experts (mixtral); others stand for families where something is not what it seems."""
     import transformers
 
     sizes: dict[str, Any] = {
@@ -39,7 +39,32 @@ def config(name: str) -> Any:
         "phi3": lambda: transformers.Phi3Config(**sizes, num_key_value_heads=2, pad_token_id=0),
         "mixtral": lambda: transformers.MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=4),
         "neox": lambda: transformers.GPTNeoXConfig(**sizes, use_parallel_residual=True),
-    }[name]()
+        "opt": lambda: transformers.OPTConfig(
+            num_hidden_layers=N_LAYERS, hidden_size=D_MODEL, ffn_dim=D_MLP, num_attention_heads=4, vocab_size=D_VOCAB,
+            max_position_embeddings=N_CTX, word_embed_proj_dim=D_MODEL,
+        ),
+        "gptj": lambda: transformers.GPTJConfig(
+            n_layer=N_LAYERS, n_embd=D_MODEL, n_head=4, n_inner=D_MLP, vocab_size=D_VOCAB, n_positions=N_CTX, rotary_dim=4
+        ),
+        "llama4": lambda: transformers.Llama4TextConfig(
+            **sizes, num_key_value_heads=2, head_dim=8, intermediate_size_mlp=D_MLP, num_local_experts=2, pad_token_id=0
+        ),
+        "olmo": lambda: transformers.OlmoConfig(**sizes),
+        "olmo2": lambda: transformers.Olmo2Config(**sizes),
+        "bitnet": lambda: transformers.BitNetConfig(**sizes, num_key_value_heads=2, pad_token_id=0),
+        "deepseek3": lambda: transformers.DeepseekV3Config(
+            **sizes, num_key_value_heads=4, kv_lora_rank=8, q_lora_rank=12, qk_rope_head_dim=4, qk_nope_head_dim=4,
+            v_head_dim=8, first_k_dense_replace=N_LAYERS,
+        ),
+        "falcon-h1": lambda: transformers.FalconH1Config(
+            **sizes, num_key_value_heads=2, mamba_d_ssm=48, mamba_n_heads=6, mamba_d_head=8, mamba_n_groups=1,
+            mamba_d_state=4, mamba_chunk_size=8,
+        ),
+        "mamba": lambda: transformers.MambaConfig(
+            vocab_size=D_VOCAB, hidden_size=D_MODEL, state_size=4, num_hidden_layers=N_LAYERS, time_step_rank=4
+        ),
+        "nanochat": lambda: transformers.NanoChatConfig(**sizes, num_key_value_heads=2),
+    }[name]()  # fmt: skip
     made._attn_implementation = made._experts_implementation = "eager"
     return made
 
@@ -52,11 +77,12 @@ def bridge(name: str, dtype: torch.dtype = torch.float64) -> Any:
     made = config(name)
     torch.manual_seed(0)
     hf_model = AutoModelForCausalLM.from_config(made, dtype=dtype, attn_implementation="eager").eval()
+    made.architectures = [type(hf_model).__name__]
     with torch.no_grad():
         for parameter in hf_model.parameters():
             parameter.add_(0.15 * torch.randn_like(parameter))
     for module in hf_model.modules():
-        if "RMSNorm" in type(module).__name__:
+        if "RMSNorm" in type(module).__name__ and getattr(module, "weight", None) is not None:
             module.forward = _rms_norm(module, offset=name == "gemma2")
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER, local_files_only=True)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():

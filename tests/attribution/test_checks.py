@@ -25,7 +25,7 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "neox"])
 def test_everything_holds_on_a_bridge(name: str) -> None:
     found = [*check_splices(with_transcoders(model(name))), *check_freezes(with_transcoders(model(name)))]
-    assert len(found) == 5
+    assert len(found) == 8
     assert [c for c in found if not c.holds] == []
 
 
@@ -47,13 +47,58 @@ def test_a_normalisation_that_ignores_its_scale_is_named() -> None:
         cs.trace(spliced, cs.Task(TOKENS, metric=cs.LogitDiff(7, 8)), linearisation="frozen", max_nodes=4)
 
 
-def test_a_pattern_that_stays_live_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    spliced = with_transcoders(model("gpt2"))
-    plain = checks.freezes(spliced)
-    live = [(name, (lambda x: None) if name == "blocks.2.attn.hook_pattern" else hook) for name, hook in plain]
-    monkeypatch.setattr(checks, "freezes", lambda spliced: live)
-    with pytest.raises(SpliceError, match=r"frozen pattern.*blocks\.2\.attn\.hook_pattern"):
-        verify(spliced, frozen=True)
+@pytest.mark.parametrize("name", ["opt", "gptj", "llama4"])
+def test_a_pattern_that_is_only_shown_is_named(name: str) -> None:
+    """In these families attention gives a copy of its pattern away: what hooks make of it changes nothing."""
+    spliced = SplicedModel(model(name), [dictionary("blocks.1.hook_resid_post")], prepend_bos=False)
+    shown: list[Tensor] = []
+    tokens = torch.tensor([TOKENS])
+    with torch.no_grad():
+        plain, changed = (
+            spliced.hooked.forward(tokens, [("blocks.0.attn.hook_pattern", lambda x, by=by: shown.append(x) or x * by)])
+            for by in (1, 0)
+        )
+    assert shown[0].abs().sum() > 0 and torch.equal(plain, changed)  # pyright: ignore[reportArgumentType]
+    task = cs.Task(TOKENS, metric=cs.LogitDiff(7, 8))
+    refused = pytest.raises(SpliceError, match=r"ForCausalLM.*pattern.*blocks\.0\.attn\.hook_pattern.*free")
+    for number in (
+        lambda: cs.intervene(spliced, task, [cs.Ablate("token@2")], attention="frozen"),
+        lambda: cs.node_effects(spliced, task, gradient="frozen"),
+        lambda: cs.node_effects(spliced, task, method="relp"),
+        lambda: cs.node_effects(spliced, task, method="gim"),
+        lambda: cs.trace(spliced, task, linearisation="frozen", max_nodes=4),
+    ):
+        with refused:
+            number()
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("mamba", r"pattern.*does not hold"),
+        ("olmo", r"hooks at blocks\.0\.ln1\.hook_scale.* can't be tried"),
+        ("nanochat", r"hook_pattern"),
+        ("bitnet", r"normalisation has a hook point for its scale.*attn_sub_norm"),
+        ("falcon-h1", r"all between nodes is linear.*blocks\.0\.hook_resid_mid"),
+    ],
+)
+def test_a_graph_that_frozen_is_not_linear_is_refused_in_a_sentence(name: str, what: str) -> None:
+    spliced = SplicedModel(model(name), [dictionary("blocks.1.hook_resid_post")], prepend_bos=False)
+    with pytest.raises(SpliceError, match=what):
+        cs.trace(spliced, cs.Task(TOKENS, metric=cs.LogitDiff(7, 8)), linearisation="frozen", max_nodes=4)
+
+
+def test_a_normalisation_of_the_values_is_frozen_too() -> None:
+    """DeepSeek's keys and values pass a norm of their own: an edge is the effect of a node through the frozen model."""
+    spliced = with_transcoders(model("deepseek3"))
+    task = cs.Task(TOKENS, metric=cs.LogitDiff(7, 8))
+    circuit = cs.trace(spliced, task, linearisation="frozen", max_nodes=12, prune=None)
+    for token in ("token@1", "token@6"):
+        direct = cs.intervene(
+            spliced, task, [cs.Scale(token, 1.5)], attention="frozen", normalisation="frozen", direct_only=True
+        )
+        edge = circuit.graph.edges.get((token, "metric"))
+        assert edge is not None and direct.effect == pytest.approx(0.5 * edge["contribution"], rel=1e-7)
 
 
 def test_a_hook_whose_return_is_ignored_is_named() -> None:

@@ -13,6 +13,7 @@ from circuitsae.attribution.costs import Passes, Prospect
 from circuitsae.attribution.exact import Changes, feature_changes, vector_changes
 from circuitsae.attribution.nodes import NodeEffects
 from circuitsae.attribution.rules import LayerDrop
+from circuitsae.model.checks import require
 from circuitsae.model.edits import batch_size
 from circuitsae.model.runs import EMBED
 from circuitsae.model.spliced import SplicedModel
@@ -51,6 +52,8 @@ class AtPStar:
         patterns: dict[str, Tensor] = {}
         drop = LayerDrop()
         hooks = drop.hooks(spliced) if options.drop else []
+        if fixed:
+            require(spliced, "softmax")
         for name in sorted({pattern_of(spliced, hook) for hook in fixed}):
 
             def keep(x: Tensor, name: str = name) -> Tensor:
