@@ -293,6 +293,9 @@ def _metric(
         if start is not None and start.layer > spliced.hooked.layer(reads):  # above what the metric reads
             assert run.metric is not None
             return torch.full((size,), run.metric, dtype=run.embed.dtype, device=run.embed.device)
+        # Only what is computed below what the metric reads acts on it: what is written at that hook point comes after.
+        point = spliced.hooked.point(reads)
+        hooks = [(name, hook) for name, hook in hooks if name == EMBED or spliced.hooked.point(name) is not point]
         captured = forward(spliced, run.tokens.expand(size, -1), readout, extra=hooks, start=start)
         return readout.of(captured).to(run.embed.dtype)
     later = [p for p in run.kept if p >= first]

@@ -178,7 +178,9 @@ class _Sweep:
         """Runs copies of the prompt, each with what its sources bring and everything else at its baseline."""
         prompt, spliced = self.prompt, self.prompt.spliced
         live: dict[int, Tensor] = {}
-        limit = None if read is None else spliced.order(read)
+        reads = None if prompt.readout.metric is None else prompt.readout.metric.reads
+        upto = read if read is not None else reads
+        limit = None if upto is None else spliced.order(upto)
 
         def skipped_path(name: str, like: Tensor) -> Tensor | None:
             """What linear skip paths add: they are no node's, and pass on what the run brings."""

@@ -159,6 +159,10 @@ class _Request:
             raise InputError("edges and minimality are about a circuit; expected one, from trace or aggregate.")
         if self.edges and not isinstance(circuit, Circuit):
             raise InputError("edges=True needs a Circuit; scores by node have no edges.")
+        if self.edges and self.start_layer:
+            raise InputError(
+                f"edges=True cuts edges of every layer, and start_layer is {self.start_layer}; expected one or the other."
+            )
         if self.method is not None:
             registry.get("methods", self.method)
 

@@ -129,11 +129,15 @@ class NodeTable:
         return slice(int(self.bounds[owner]), int(self.bounds[owner + 1]))
 
     def find(self, owner: Numbers, number: Numbers) -> Numbers:
-        """Returns the place of each node; all must be there."""
-        places = np.empty(len(owner), np.int64)
+        """Returns the place of each node, -1 for those that are not in the table."""
+        places = np.full(len(owner), -1, np.int64)
         for one in np.unique(owner):
             part, mine = self.part(int(one)), owner == one
-            places[mine] = part.start + np.searchsorted(self.number[part], number[mine])
+            numbers, wanted = self.number[part], number[mine]
+            found = np.searchsorted(numbers, wanted)
+            there = found < len(numbers)
+            there[there] = numbers[found[there]] == wanted[there]
+            places[mine] = np.where(there, part.start + found, -1)
         return places
 
     def key(self, place: int) -> str:
@@ -141,10 +145,11 @@ class NodeTable:
         return self.owners.key(int(self.owner[place]), int(self.number[place]))
 
     def scored(self, scores: Mapping[str, float], canonical: Mapping[str, str]) -> Reals:
-        """Returns nodes' scores by place, minus infinity where none was given."""
+        """Returns nodes' scores by place, minus infinity where none was given; scores of nodes not in the table are none."""
         result = np.full(len(self), -np.inf)
         owner, number, values = parsed(self.owners, scores, canonical)
-        result[self.find(owner, number)] = values
+        places = self.find(owner, number)
+        result[places[places >= 0]] = values[places >= 0]
         return result
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from circuitsae.model import points
 from circuitsae.model.checks import require
 from circuitsae.model.hooks import Hook, Prefix
-from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward
+from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward, start_below
 from circuitsae.model.spliced import SplicedModel
 
 
@@ -150,7 +150,7 @@ def run_edited(
         start: Where the runs start; below the lowest edit when `None`.
     """
     if start is None:
-        start = _start(spliced, run, edits)
+        start = start_below(spliced, run, [edit_layer(spliced, edit) for edit in edits], readout)
     feature_edits = {n: _as_tensors(group, run.embed) for n, group in _by(edits, FeatureEdit, "number").items()}
     reading_edits = _by(edits, ReadingEdit, "number")
     vector_edits = _by(edits, VectorEdit, "hook")
@@ -300,11 +300,6 @@ def edit_layer(spliced: SplicedModel, edit: Edit) -> int:
     if isinstance(edit, FinalEdit):
         return spliced.n_layers - 1
     return 0 if edit.hook == EMBED else _error_layer(spliced, edit.hook)
-
-
-def _start(spliced: SplicedModel, run: Run, edits: Sequence[Edit]) -> Prefix | None:
-    layers = [edit_layer(spliced, edit) for edit in edits]
-    return run.prefix(min(layers)) if layers else None
 
 
 def _error_layer(spliced: SplicedModel, hook: str) -> int:

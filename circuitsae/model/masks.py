@@ -20,7 +20,7 @@ from circuitsae.dictionaries.active import Encoding, SparseFeatures
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.model.edits import Edited
 from circuitsae.model.hooks import Hook
-from circuitsae.model.runs import EMBED, Readout, Run, forward
+from circuitsae.model.runs import EMBED, Readout, Run, forward, start_below
 from circuitsae.model.spliced import SplicedModel
 
 
@@ -102,7 +102,7 @@ def run_masked(
     for hook in masks.errors:
         layers.append(spliced.hooked.layer(hook))
         layers += [spliced.hooked.layer(spliced.reads[number]) for number, _ in spliced.writers[hook]]
-    start = run.prefix(min(layers)) if layers else None
+    start = start_below(spliced, run, layers, readout)
     splice = _MaskedSplice(spliced, run, masks, n_copies, errors_frozen)
     first = 0 if start is None else start.layer
     hooks = [(name, hook) for name, hook in extra if spliced.hooked.layer(name) >= first]

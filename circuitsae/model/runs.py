@@ -326,6 +326,13 @@ def start_layers(spliced: SplicedModel, n_tokens: int) -> list[int]:
     return sorted(layer for layer in layers if 0 < layer < spliced.n_layers)
 
 
+def start_below(spliced: SplicedModel, run: Run, layers: Sequence[int], readout: Readout) -> Prefix | None:
+    """Returns where runs that change something from these layers on start: not above what the metric reads, either."""
+    reads = None if readout.metric is None else readout.metric.reads
+    needed = [*layers, *([] if reads is None else [spliced.hooked.layer(reads)])]
+    return run.prefix(min(needed)) if layers else None
+
+
 def take_apart(
     spliced: SplicedModel, tokens: Sequence[int], captured: Captured, readout: Readout, like: Run | None = None
 ) -> Run:

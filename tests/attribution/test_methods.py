@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import circuitsae as cs
+from circuitsae import names
 from circuitsae.attribution.context import Context
 from circuitsae.attribution.effects import NodeEffects, make_context
 from circuitsae.attribution.methods.integrated_gradients import feeds, independent_sites, mean_gradients, quadrature
@@ -290,6 +291,45 @@ def test_gim_equals_plain_hooks_that_do_the_same(family: str) -> None:
     torch.testing.assert_close(
         by_place(found, site, activations.shape), -(gradient @ decoder.T) * activations, atol=1e-7, rtol=1e-6
     )
+
+
+# Metrics that read inside the model
+
+
+@pytest.mark.parametrize("reads", ["blocks.1.hook_resid_post", "blocks.1.hook_mlp_out", "blocks.1.mlp.hook_out"])
+def test_only_what_is_computed_below_acts_on_what_is_read(reads: str) -> None:
+    sites = ["blocks.0.hook_resid_post", "blocks.1.hook_mlp_out", "blocks.1.hook_resid_post", "blocks.2.hook_mlp_out"]
+    spliced = SplicedModel(
+        model("llama"), [dictionary(hook, seed=n) for n, hook in enumerate(sites)], prepend_bos=False
+    )
+    vector = torch.linspace(-1, 1, D_MODEL, dtype=torch.float64)
+    task = cs.Task(TOKENS, metric=cs.Direction(reads, vector))
+    own = "blocks.1.hook_mlp_out" if "mlp" in reads else reads
+    below = [site for site in sites if sites.index(site) < sites.index(own)]
+    assert spliced.hooked.point(own) is spliced.hooked.point(reads)
+    exact = cs.node_effects(spliced, task, method="ablation")
+    for block in [*exact.features(), *exact.errors()]:
+        acting = block.effects.abs() > 1e-10
+        assert bool(acting.any()) == (block.site in below), block.site
+    _, _, _, error = dense(spliced, sites[0])
+    seen: list[Tensor] = []
+    last = len(TOKENS) - 1
+
+    def without_error(x: Tensor, hook: object) -> Tensor:
+        x = x.clone()
+        x[:, last] -= error[last]
+        return x
+
+    for hooks in ([], [(sites[0], without_error)]):
+        plain(spliced, [(reads, lambda x, hook: seen.append(x[0, last] @ vector)), *hooks])
+    expected = float(seen[1] - seen[0])
+    assert float(errors_of(exact, sites[0])[last]) == pytest.approx(expected, abs=1e-9)
+    for site, effect in ((sites[0], expected), (own, 0.0), (sites[3], 0.0)):
+        node = names.error(site, last)
+        assert cs.intervene(spliced, task, [cs.Ablate(node)]).effect == pytest.approx(effect, abs=1e-9)
+    # Above what is read nothing acts: every circuit has the clean metric, and runs start below it all the same.
+    report = cs.evaluate(spliced, [task], grid=(0.5, 1.0), compare=(), start_layer=2, method=None)
+    assert abs(report.metrics - exact.metric).max() < 1e-10
 
 
 # AtP*

@@ -14,19 +14,32 @@ from circuitsae.evaluation.result import Cell, Evaluation, size_of
 
 
 def _by_hand(
-    spliced: cs.SplicedModel, task: cs.Task, keep: Iterable[str], *, complement: bool = False, zero: bool = False
+    spliced: cs.SplicedModel,
+    task: cs.Task,
+    keep: Iterable[str],
+    *,
+    complement: bool = False,
+    zero: bool = False,
+    errors: str = "default",
+    start_layer: int = 0,
 ) -> float:
     """m(C) from TransformerLens' hooks and dense dictionaries, feature by feature; no code of the package's engine."""
     prepared = task.prepare(spliced.vocabulary)
     kept = set(keep)
-    hooks: list[str] = [d.hook_in for d in spliced.dictionaries]
+    positioned = any("@" in key for key in kept)
+    hooks: list[str] = [d.hook_in for d in spliced.dictionaries if spliced.hooked.layer(d.hook_in) >= start_layer]
+    dictionaries = [spliced.dictionary(hook) for hook in hooks]
     _, cache = spliced.model.run_with_cache(torch.tensor([prepared.patch_tokens]))
     base: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    nodes: dict[str, set[int]] = {}
+    nodes: dict[str, set[tuple[int, int]]] = {}
     _, clean = spliced.model.run_with_cache(torch.tensor([prepared.tokens]))
-    for hook, d in zip(hooks, spliced.dictionaries, strict=True):
+    for hook, d in zip(hooks, dictionaries, strict=True):
         runs = [clean] if zero else [clean, cache]
-        nodes[hook] = {i for run in runs for i in d.encode(run[hook][0, 1:]).features.indices.tolist()}
+        active = [d.encode(run[hook][0, 1:]).features for run in runs]
+        # Without positions a feature that is active anywhere is a node at every position.
+        at_each = {(r, i) for f in active for r, i in zip((f.rows + 1).tolist(), f.indices.tolist(), strict=True)}
+        everywhere = range(1, len(prepared.tokens))
+        nodes[hook] = at_each if positioned else {(p, i) for _, i in at_each for p in everywhere}
         x = cache[hook][0]
         encoding = d.encode(x)
         f, e = encoding.features.to_dense(), x - d.decode(encoding)
@@ -44,13 +57,14 @@ def _by_hand(
                 f, e = base_f[position].clone(), base_e[position]
                 inside = [
                     i
-                    for i in sorted(nodes[dictionary.hook_in])
-                    if ((f"{dictionary.site}/{i}" in kept) or (f"{dictionary.site}/{i}@{position}" in kept))
+                    for p, i in sorted(nodes[dictionary.hook_in])
+                    if p == position
+                    and ((f"{dictionary.site}/{i}" in kept) or (f"{dictionary.site}/{i}@{position}" in kept))
                     != complement
                 ]
                 f[inside] = live[position][inside]
                 keys = {f"{dictionary.site}/error", f"{dictionary.site}/error@{position}"}
-                if bool(keys & kept) != complement:
+                if (bool(keys & kept) != complement and errors == "default") or errors == "keep":
                     e = error[position]
                 rows = dictionary.decoder_rows(torch.arange(dictionary.d_sae)).to(x.dtype)
                 new[position] = f @ rows + encoding.biases[0][0] + e
@@ -94,6 +108,43 @@ def test_circuits_with_positions_are_ablated_at_their_positions(spliced: cs.Spli
     rows = {(r["what"], r["size"]): r["metric"] for r in found.rows()}
     assert found.about["positions"] is True
     assert rows["kept", 30] == pytest.approx(_by_hand(part, tasks[0], scores), abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("errors", "start_layer"), [("default", 0), ("default", 2), ("keep", 0), ("remove", 0), ("remove", 1)]
+)
+def test_a_circuit_as_traced_is_ablated_by_hand_however_errors_and_layers_are_taken(
+    spliced: cs.SplicedModel, agreement: cs.TaskSet, errors: str, start_layer: int
+) -> None:
+    """It has nodes that are not ablated then: errors where they are kept or removed, and what lies below the layer."""
+    task = agreement[0]
+    circuit = cs.trace(spliced, task, max_nodes=80, method="attribution-patching")
+    nodes = [key for key, kind in circuit.graph.nodes(data="kind") if kind in ("feature", "error")]
+    layers = [spliced.hooked.layer(str(node_names.parse(key).site)) for key in nodes]
+    counted = [
+        key
+        for key, layer in zip(nodes, layers, strict=True)
+        if layer >= start_layer and (errors == "default" or "error" not in key)
+    ]
+    assert 0 < len(counted) and (len(counted) < len(nodes) or (errors, start_layer) == ("default", 0))
+    options = {"errors": errors, "start_layer": start_layer}
+    found = evaluate(spliced, [task], circuit, compare=(), grid=(1.0,), minimality=1, **options)  # type: ignore[arg-type]
+    rows = {(r["what"], r["curve"], r["size"]): r["metric"] for r in found.rows()}
+    n, hand = found.about["circuit"]["nodes"], {"errors": errors, "start_layer": start_layer}
+    assert n == len(counted)
+    kept = _by_hand(spliced, task, nodes, **hand)  # type: ignore[arg-type]
+    empty = _by_hand(spliced, task, (), **hand)  # type: ignore[arg-type]
+    assert rows["kept", "circuit", n] == pytest.approx(kept, abs=1e-8)
+    assert rows["empty", "", 0] == pytest.approx(empty, abs=1e-8)
+    rest = _by_hand(spliced, task, nodes, complement=True, **hand)  # type: ignore[arg-type]
+    assert rows["complement", "circuit", n] == pytest.approx(rest, abs=1e-8)
+    assert found.faithfulness is not None
+    full = float(rows["full", "", 0])
+    assert found.faithfulness.value == pytest.approx((kept - empty) / (full - empty), abs=1e-8)
+    (least,) = found.minimality
+    assert least.node in counted
+    with pytest.raises(InputError, match="edges=True cuts edges of every layer"):
+        evaluate(spliced, [task], circuit, edges=True, start_layer=1)
 
 
 @pytest.mark.parametrize("baseline", ["zero", "mean", "patch", "resample"])
