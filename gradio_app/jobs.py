@@ -31,7 +31,7 @@ class Done(Generic[T]):
     value: T
 
 
-class Turnstile:
+class TicketLock:
     """Lets one in at a time, in the order in which they came; one who waits may give up."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Jobs:
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
-        self._turn = Turnstile()
+        self._turn = TicketLock()
         self._stops: dict[str, set[threading.Event]] = {}
         self._lock = threading.Lock()
 

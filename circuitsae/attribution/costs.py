@@ -1,6 +1,6 @@
 """What a method will cost, told before it runs: in passes over one prompt, whatever the machine.
 
-A method states it itself, by `passes(prospect, options)` beside `__call__`; `tracing.estimates` makes seconds of it.
+A method states it itself, by `passes(planned, options)` beside `__call__`; `tracing.estimates` makes seconds of it.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Passes:
 
 
 @dataclass(frozen=True)
-class Prospect:
+class PlannedRun:
     """What is known of a run beforehand.
 
     Attributes:
@@ -109,17 +109,17 @@ class Prospect:
 
 
 @runtime_checkable
-class Stated(Protocol):
+class CostedMethod(Protocol):
     """A method that tells its cost beforehand; see `Method` for the rest of it.
 
     One whose blocks have no `slopes` says so by a class attribute `gives_slopes = False`: edges then cost a pass more.
     """
 
-    def passes(self, prospect: Prospect, options: Any) -> Passes:
+    def passes(self, planned: PlannedRun, options: Any) -> Passes:
         """Returns what the method will cost, the clean run included, the baseline's runs not."""
         ...
 
 
-def expected_passes(method: object, prospect: Prospect, options: Any) -> Passes | None:
+def expected_passes(method: object, planned: PlannedRun, options: Any) -> Passes | None:
     """Returns what a method says that it will cost, `None` where it doesn't say."""
-    return method.passes(prospect, options) if isinstance(method, Stated) else None
+    return method.passes(planned, options) if isinstance(method, CostedMethod) else None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from circuitsae import names
 from circuitsae.attribution.context import Context
-from circuitsae.attribution.costs import Passes, Prospect
+from circuitsae.attribution.costs import Passes, PlannedRun
 from circuitsae.errors import NodeError
 from circuitsae.model.edits import Edit, FeatureEdit, VectorEdit, batch_size, run_edited
 from circuitsae.model.hooks import Hook, Prefix
@@ -126,23 +126,23 @@ def plan(context: Context, places: Sequence[Place]) -> list[Batch]:
     )
 
 
-def expected_ablations(prospect: Prospect, *, tokens: bool, errors: bool = True) -> Passes:
+def expected_ablations(planned: PlannedRun, *, tokens: bool, errors: bool = True) -> Passes:
     """Returns what ablating every node will cost, keys and values to start from included."""
-    spliced, n_tokens = prospect.spliced, prospect.n_tokens
+    spliced, n_tokens = planned.spliced, planned.n_tokens
     places: list[Place] = []
-    for dictionary, positions in zip(spliced.dictionaries, prospect.positions, strict=True):
+    for dictionary, positions in zip(spliced.dictionaries, planned.positions, strict=True):
         hooks = tuple(spliced.canonical(hook) for hook in dictionary.hook_outs)
         places.append(Place(min(spliced.hooked.layer(hook) for hook in hooks), hooks, positions))
     vectors = [*(spliced.written if errors else ()), *([EMBED] if tokens else [])]
-    places += [Place(spliced.hooked.layer(hook), (hook,), prospect.everywhere) for hook in vectors]
-    reads = prospect.task.metric.reads
+    places += [Place(spliced.hooked.layer(hook), (hook,), planned.everywhere) for hook in vectors]
+    reads = planned.task.metric.reads
     wanted = _worth_suffixes(places, n_tokens) and reads is None
     suffixes = wanted and hasattr(spliced.model, "original_model")
-    batches = batches_of(spliced, places, n_tokens, prospect.kept if reads is None else None, prospect.starts, suffixes)
+    batches = batches_of(spliced, places, n_tokens, planned.kept if reads is None else None, planned.starts, suffixes)
     runs = sum(1 - batch.start / spliced.n_layers for batch in batches)
     forwards = sum(batch.forwards for batch in batches)
     return Passes(1.5 if wanted else 0.0) + Passes(
-        forwards, together=max(1.0, forwards / max(runs, 1e-9)), at_most=prospect.guessed
+        forwards, together=max(1.0, forwards / max(runs, 1e-9)), at_most=planned.guessed
     )
 
 

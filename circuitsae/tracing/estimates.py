@@ -17,7 +17,7 @@ from torch import Tensor
 
 from circuitsae.attribution.baselines import feature_nodes
 from circuitsae.attribution.blocks import BUDGET, products_together
-from circuitsae.attribution.costs import Passes, Prospect, expected_passes
+from circuitsae.attribution.costs import Passes, PlannedRun, expected_passes
 from circuitsae.attribution.edges import segment_of
 from circuitsae.attribution.effects import Context, find_method
 from circuitsae.dictionaries.cache import CACHE
@@ -160,12 +160,12 @@ def estimate_in(context: Context, asked: TraceOptions, *, graph: bool = True) ->
     method, method_options = find_method(asked.method, asked.method_options)
     probe = _Probe(context)
     guessed = probe.n_tokens < probe.whole or context.baseline_name == "mean"
-    prospect = Prospect(context.spliced, context.task, context.gradient, probe.positions(), guessed)
+    planned = PlannedRun(context.spliced, context.task, context.gradient, probe.positions(), guessed)
     notes: list[str] = []
-    if probe.n_tokens < prospect.n_tokens:
+    if probe.n_tokens < planned.n_tokens:
         notes.append(f"measured on the first {probe.n_tokens} tokens, and scaled")
 
-    passes = expected_passes(method, prospect, method_options)
+    passes = expected_passes(method, planned, method_options)
     if passes is None:
         passes = Passes(1, 1)
         notes.append(f"the method {context.method!r} doesn't say its passes; counted as one each way")
@@ -176,24 +176,24 @@ def estimate_in(context: Context, asked: TraceOptions, *, graph: bool = True) ->
     memory = {
         "dictionaries": _dictionary_bytes(context.spliced),
         "run": probe.run_bytes() * (2 if context.baseline_name == "patch" else 1),
-        "tape": _tape_bytes(prospect, passes),
+        "tape": _tape_bytes(planned, passes),
     }
     targets = 0
     if graph:
-        edges = _edge_work(prospect, options)
+        edges = _edge_work(planned, options)
         targets = edges.targets
         if not getattr(method, "gives_slopes", True):
             edges = replace(edges, runs=edges.runs + Passes(1, 1))
         seconds = probe.seconds(edges.runs) + probe.seconds(edges.products, 1.0) + probe.seconds(edges.swept, _SWEPT)
         found = edges.runs + edges.products + edges.swept
         steps.append(Step("edges", found.forward, found.backward, seconds, True))
-        tape = context.spliced.n_layers * layer_bytes(context.spliced, prospect.n_tokens)
+        tape = context.spliced.n_layers * layer_bytes(context.spliced, planned.n_tokens)
         memory |= {"edges": min(tape, budget(context.spliced)) + edges.block, "graph": edges.count * _EDGE_BYTES}
         if options.measure:
-            measured = _measuring(prospect, options.measure)
+            measured = _measuring(planned, options.measure)
             steps.append(Step("measuring", measured.forward, measured.backward, probe.seconds(measured), True))
-    features = sum(len(positions) for positions in prospect.positions)
-    return Estimate(tuple(steps), memory, prospect.n_tokens, probe.n_tokens, features, targets, tuple(notes))
+    features = sum(len(positions) for positions in planned.positions)
+    return Estimate(tuple(steps), memory, planned.n_tokens, probe.n_tokens, features, targets, tuple(notes))
 
 
 class _Probe:
@@ -290,10 +290,10 @@ class _EdgeWork:
     block: int
 
 
-def _edge_work(prospect: Prospect, options: GraphOptions) -> _EdgeWork:
-    spliced, n_tokens = prospect.spliced, prospect.n_tokens
+def _edge_work(planned: PlannedRun, options: GraphOptions) -> _EdgeWork:
+    spliced, n_tokens = planned.spliced, planned.n_tokens
     dropped = torch.tensor(sorted({p % n_tokens for p in options.drop_positions}), dtype=torch.long)
-    active = [int((~torch.isin(positions, dropped)).sum()) for positions in prospect.positions]
+    active = [int((~torch.isin(positions, dropped)).sum()) for positions in planned.positions]
     targets = sum(active) if options.max_nodes is None else min(options.max_nodes, sum(active))
     features = [count * targets / max(sum(active), 1) for count in active]
     errors = float(n_tokens)
@@ -301,8 +301,8 @@ def _edge_work(prospect: Prospect, options: GraphOptions) -> _EdgeWork:
         errors = min(errors, targets / max(len(active), 1))
     tops = options.max_logits if options.targets == "logits" else 1
     frozen = options.linearisation == "frozen" and spliced.hooked.dtype in (torch.float32, torch.float64)
-    top = segment_of(spliced, prospect.task.metric.reads)
-    runs, products, swept = Passes(tops * prospect.share(top), tops * prospect.share(top)), Passes(), Passes()
+    top = segment_of(spliced, planned.task.metric.reads)
+    runs, products, swept = Passes(tops * planned.share(top), tops * planned.share(top)), Passes(), Passes()
 
     kinds = [(tops, None, top)]
     kinds += [(n, read, segment_of(spliced, read)) for n, read in zip(features, spliced.reads, strict=True)]
@@ -330,13 +330,13 @@ def _edge_work(prospect: Prospect, options: GraphOptions) -> _EdgeWork:
     return _EdgeWork(targets, runs, products, swept, edges, block)
 
 
-def _measuring(prospect: Prospect, count: int) -> Passes:
+def _measuring(planned: PlannedRun, count: int) -> Passes:
     """Returns what really ablating the strongest nodes takes at most, were they spread evenly over the sites."""
-    spliced = prospect.spliced
+    spliced = planned.spliced
     layers = [min(spliced.hooked.layer(hook) for hook in d.hook_outs) for d in spliced.dictionaries]
-    share = sum(prospect.share(prospect.start(layer)) for layer in layers) / len(layers)
-    values = Passes(1.5) if count >= 8 and prospect.n_tokens >= 4 and prospect.task.metric.reads is None else Passes()
-    together = min(max(1.0, count / len(layers)), batch_size(spliced, prospect.n_tokens))
+    share = sum(planned.share(planned.start(layer)) for layer in layers) / len(layers)
+    values = Passes(1.5) if count >= 8 and planned.n_tokens >= 4 and planned.task.metric.reads is None else Passes()
+    together = min(max(1.0, count / len(layers)), batch_size(spliced, planned.n_tokens))
     return values + Passes(count * share, together=together)
 
 
@@ -355,14 +355,14 @@ def _dictionary_bytes(spliced: SplicedModel) -> int:
     return max(max(each), min(sum(each), CACHE.budget))
 
 
-def _tape_bytes(prospect: Prospect, passes: Passes) -> int:
+def _tape_bytes(planned: PlannedRun, passes: Passes) -> int:
     """Returns the bytes of a pass's activations: on a tape, or of a batch."""
-    spliced, n_tokens = prospect.spliced, prospect.n_tokens
+    spliced, n_tokens = planned.spliced, planned.n_tokens
     layer = layer_bytes(spliced, n_tokens)
     whole = spliced.n_layers * layer
     if not passes.backward:
         return int(min(passes.together, batch_size(spliced, n_tokens)) * layer)
-    logits = len(prospect.kept) * spliced.vocabulary.d_vocab * 8
+    logits = len(planned.kept) * spliced.vocabulary.d_vocab * 8
     # integrated gradients cut the tape of a batch as that of a long prompt is cut
     longest = max(budget(spliced), layer * passes.taped)
     return min(whole * passes.taped, longest) + logits

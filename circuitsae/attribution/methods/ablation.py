@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from circuitsae.attribution.context import Context
-from circuitsae.attribution.costs import Passes, Prospect
+from circuitsae.attribution.costs import Passes, PlannedRun
 from circuitsae.attribution.exact import expected_ablations, feature_changes, measure_changes, vector_changes
 from circuitsae.attribution.nodes import NodeEffects
 from circuitsae.model.runs import EMBED
@@ -43,6 +43,6 @@ class Ablation:
         tokens = found[-1] if options.tokens else torch.zeros_like(context.run.embed[:, 0])
         return context.finish([*blocks, context.token_block(tokens)])
 
-    def passes(self, prospect: Prospect, options: Options) -> Passes:
-        """See [Stated][circuitsae.attribution.costs.Stated]."""
-        return Passes(1) + expected_ablations(prospect, tokens=options.tokens)
+    def passes(self, planned: PlannedRun, options: Options) -> Passes:
+        """See [CostedMethod][circuitsae.attribution.costs.CostedMethod]."""
+        return Passes(1) + expected_ablations(planned, tokens=options.tokens)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitsae.attribution.context import Context
-from circuitsae.attribution.costs import Passes, Prospect
+from circuitsae.attribution.costs import Passes, PlannedRun
 from circuitsae.attribution.exact import Changes, feature_changes, vector_changes
 from circuitsae.attribution.nodes import NodeEffects
 from circuitsae.attribution.rules import LayerDrop
@@ -98,18 +98,18 @@ class AtPStar:
         tokens = torch.stack([(g[EMBED] * change).sum(-1) for g in passes])
         return context.finish([*blocks, context.token_block(_combined(tokens, None))])
 
-    def passes(self, prospect: Prospect, options: Options) -> Passes:
-        """See [Stated][circuitsae.attribution.costs.Stated]."""
-        spliced = prospect.spliced
+    def passes(self, planned: PlannedRun, options: Options) -> Passes:
+        """See [CostedMethod][circuitsae.attribution.costs.CostedMethod]."""
+        spliced = planned.spliced
         fixed = [hook for hook in spliced.written if options.fix and hook.endswith(_QUERIES_AND_KEYS)]
-        nodes = len(fixed) * prospect.n_tokens
-        for dictionary, positions in zip(spliced.dictionaries, prospect.positions, strict=True):
+        nodes = len(fixed) * planned.n_tokens
+        for dictionary, positions in zip(spliced.dictionaries, planned.positions, strict=True):
             if {spliced.canonical(hook) for hook in dictionary.hook_outs} <= set(fixed):
                 nodes += len(positions)
         dropped = spliced.n_layers if options.drop and spliced.n_layers > 1 else 0
-        together = max(1, min(nodes, batch_size(spliced, prospect.n_tokens)))
-        exact = Passes(nodes / spliced.n_layers, together=together, at_most=prospect.guessed and nodes > 0)
-        again = dropped if _in_pieces(spliced, prospect.n_tokens, fixed) else 0
+        together = max(1, min(nodes, batch_size(spliced, planned.n_tokens)))
+        exact = Passes(nodes / spliced.n_layers, together=together, at_most=planned.guessed and nodes > 0)
+        again = dropped if _in_pieces(spliced, planned.n_tokens, fixed) else 0
         return Passes(2 + again, 1 + dropped) + exact
 
 

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from circuitsae.attribution.context import Context
-from circuitsae.attribution.costs import Passes, Prospect
+from circuitsae.attribution.costs import Passes, PlannedRun
 from circuitsae.attribution.effects import NoOptions
 from circuitsae.attribution.nodes import NodeEffects
 
@@ -23,6 +23,6 @@ class AttributionPatching:
         """See [Method][circuitsae.attribution.effects.Method]."""
         return context.effects(*context.gradients())
 
-    def passes(self, prospect: Prospect, options: NoOptions) -> Passes:
-        """See [Stated][circuitsae.attribution.costs.Stated]."""
-        return prospect.gradients()
+    def passes(self, planned: PlannedRun, options: NoOptions) -> Passes:
+        """See [CostedMethod][circuitsae.attribution.costs.CostedMethod]."""
+        return planned.gradients()

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitsae.attribution.context import Context
-from circuitsae.attribution.costs import Passes, Prospect
+from circuitsae.attribution.costs import Passes, PlannedRun
 from circuitsae.attribution.exact import (
     Changes,
     expected_ablations,
@@ -81,10 +81,10 @@ class Auto:
         measured = [replace(b, effects=e, measured=w) for b, e, w in zip(blocks, effects, chosen, strict=True)]
         return context.finish([*measured, *tokens])
 
-    def passes(self, prospect: Prospect, options: Options) -> Passes:
+    def passes(self, planned: PlannedRun, options: Options) -> Passes:
         """At most: how many nodes are worth ablating shows in the run."""
-        predicted = prospect.gradients() + Passes(prospect.gradients(modified=True).forward - 1, 1)
-        everything = expected_ablations(prospect, tokens=False)
+        predicted = planned.gradients() + Passes(planned.gradients(modified=True).forward - 1, 1)
+        everything = expected_ablations(planned, tokens=False)
         ablated = Passes(min(_left(options) + 1.5, everything.forward), together=everything.together, at_most=True)
         return predicted + ablated
 

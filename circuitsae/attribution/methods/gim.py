@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from circuitsae.attribution.context import Context
-from circuitsae.attribution.costs import Passes, Prospect
+from circuitsae.attribution.costs import Passes, PlannedRun
 from circuitsae.attribution.nodes import NodeEffects
 from circuitsae.attribution.rules import frozen_scales, scaled_gates, scaled_inputs, soft_patterns
 from circuitsae.errors import InputError
@@ -58,6 +58,6 @@ class GradientInteraction:
         ]
         return context.effects(*context.gradients(rules))
 
-    def passes(self, prospect: Prospect, options: Options) -> Passes:
-        """See [Stated][circuitsae.attribution.costs.Stated]."""
-        return prospect.gradients(modified=True)
+    def passes(self, planned: PlannedRun, options: Options) -> Passes:
+        """See [CostedMethod][circuitsae.attribution.costs.CostedMethod]."""
+        return planned.gradients(modified=True)

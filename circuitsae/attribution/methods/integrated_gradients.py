@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuitsae.attribution.backward import differentiate
 from circuitsae.attribution.context import Context
-from circuitsae.attribution.costs import Passes, Prospect
+from circuitsae.attribution.costs import Passes, PlannedRun
 from circuitsae.attribution.nodes import NodeEffects
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.model.edits import batch_size
@@ -76,17 +76,17 @@ class IntegratedGradients:
         embed = gradients.pop(EMBED)
         return context.effects(gradients, embed)
 
-    def passes(self, prospect: Prospect, options: Options) -> Passes:
-        """See [Stated][circuitsae.attribution.costs.Stated]."""
-        spliced, steps = prospect.spliced, options.steps
-        reads = prospect.task.metric.reads
-        size = min(steps, max(1, batch_size(spliced, prospect.n_tokens) // 4))
+    def passes(self, planned: PlannedRun, options: Options) -> Passes:
+        """See [CostedMethod][circuitsae.attribution.costs.CostedMethod]."""
+        spliced, steps = planned.spliced, options.steps
+        reads = planned.task.metric.reads
+        size = min(steps, max(1, batch_size(spliced, planned.n_tokens) // 4))
         found = Passes(1)
         for group in [*independent_sites(spliced), *([(EMBED,)] if options.tokens else [])]:
-            first = prospect.start(min(spliced.hooked.layer(hook) for hook in group))
+            first = planned.start(min(spliced.hooked.layer(hook) for hook in group))
             if reads is None or spliced.hooked.layer(reads) >= first:
-                computed = steps * prospect.share(first)
-                again = 2 if cuts(spliced, prospect.n_tokens, first, batch=size) else 1
+                computed = steps * planned.share(first)
+                again = 2 if cuts(spliced, planned.n_tokens, first, batch=size) else 1
                 found += Passes(again * computed, computed, together=steps / -(-steps // size), taped=size)
         return found
 
