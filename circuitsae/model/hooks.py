@@ -7,6 +7,7 @@ it silently).
 """
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -186,7 +187,7 @@ class HookedModel:
             self._scored(logits_at, scores),
         ):
             try:
-                cached = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+                cached = {} if cache is None else {self._cache_argument: cache, "use_cache": True}
                 logits = self.model(tokens, return_type="logits", **cached)
             except _Stop:
                 logits = None
@@ -201,6 +202,13 @@ class HookedModel:
                     "'blocks.0.hook_mlp_out'."
                 )
         return logits
+
+    @cached_property
+    def _cache_argument(self) -> str:
+        """What the model calls the argument for keys and values: transformers renames it, warns, then drops the old name."""
+        return (
+            "cache" if "cache" in inspect.signature(self.model.original_model.forward).parameters else "past_key_values"
+        )
 
     def _rejoined(self, hooks: list[tuple[str, Hook]]) -> list[tuple[str, Hook]]:
         """Lets edits of the residual stream between attention and MLP reach the stream on every kind of model.
