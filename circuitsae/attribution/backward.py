@@ -24,7 +24,7 @@ def differentiate(
     *,
     start: Prefix | None = None,
     **options: Any,
-) -> dict[str, Float[Tensor, "batch pos d"]]:
+) -> dict[str, Float[Tensor, "batch pos _d"]]:
     """Returns the gradients of the summed metric at hook points written and at the embeddings, piece by piece.
 
     Args:

@@ -32,7 +32,7 @@ class Baseline:
 
     name: BaselineName
     features: tuple[SparseFeatures | None, ...]
-    errors: dict[str, Float[Tensor, "pos d_out"]] | None = None
+    errors: dict[str, Float[Tensor, "pos _d_out"]] | None = None
     embed: Float[Tensor, "pos d_model"] | None = None
     metric: float | None = None
 

@@ -244,7 +244,7 @@ class Context:
 
     def gradients(
         self, extra: Sequence[tuple[str, Hook]] = ()
-    ) -> tuple[dict[str, Float[Tensor, "pos d_out"]], Float[Tensor, "pos d_model"]]:
+    ) -> tuple[dict[str, Float[Tensor, "pos _d_out"]], Float[Tensor, "pos d_model"]]:
         """Returns the metric's gradient at every hook point written and at the embeddings, at the clean run.
 
         With the `pass-through` gradient this is the gradient of the bare model; with `through-dictionary` the error is
@@ -265,7 +265,7 @@ class Context:
 
     def _gradients_in_pieces(
         self, extra: Sequence[tuple[str, Hook]]
-    ) -> tuple[dict[str, Float[Tensor, "pos d_out"]], Float[Tensor, "pos d_model"]]:
+    ) -> tuple[dict[str, Float[Tensor, "pos _d_out"]], Float[Tensor, "pos d_model"]]:
         spliced, run = self.spliced, self.run
         through = self.gradient == "through-dictionary"
         at = cuts(spliced, run.n_tokens, joined=range(len(spliced.dictionaries)) if through else ())
@@ -361,7 +361,7 @@ class Context:
 
     def effects(
         self,
-        gradients: Mapping[str, Float[Tensor, "pos d_out"]],
+        gradients: Mapping[str, Float[Tensor, "pos _d_out"]],
         embed_gradient: Float[Tensor, "pos d_model"],
     ) -> NodeEffects:
         """Returns the effects that gradients predict: `gradient . (baseline - value)` for every node.
@@ -378,7 +378,7 @@ class Context:
         blocks.append(self.token_block((embed_gradient * self.vector_changes(EMBED)).sum(-1)))
         return self.finish(blocks)
 
-    def slopes(self, number: int, gradients: Mapping[str, Float[Tensor, "pos d_out"]]) -> Float[Tensor, "node"]:
+    def slopes(self, number: int, gradients: Mapping[str, Float[Tensor, "pos _d_out"]]) -> Float[Tensor, "node"]:
         """Returns the metric's derivative by each of a dictionary's features: `W_dec[i] . g` over all that it writes."""
         nodes = self.nodes[number]
         slopes = torch.zeros_like(nodes.activations)

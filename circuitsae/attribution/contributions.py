@@ -24,8 +24,8 @@ class Sources:
         bias: The bias node's number.
     """
 
-    features: tuple[tuple[Int[Tensor, "chosen"], Int[Tensor, "chosen"]], ...]
-    errors: dict[str, tuple[Int[Tensor, "chosen"], Int[Tensor, "chosen"]]]
+    features: tuple[tuple[Int[Tensor, "_chosen"], Int[Tensor, "_chosen"]], ...]
+    errors: dict[str, tuple[Int[Tensor, "_chosen"], Int[Tensor, "_chosen"]]]
     tokens: tuple[Int[Tensor, "chosen"], Int[Tensor, "chosen"]]
     bias: int
 
@@ -53,7 +53,7 @@ class FeatureTargets:
         return int(self.positions.shape[0])
 
 
-Part = tuple[FeatureTargets, Int[Tensor, "chosen"]]
+Part = tuple[FeatureTargets, Int[Tensor, "_chosen"]]
 """Some of a dictionary's targets."""
 
 

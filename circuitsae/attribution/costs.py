@@ -67,7 +67,7 @@ class PlannedRun:
     spliced: SplicedModel
     task: PreparedTask
     gradient: str
-    positions: tuple[Int[Tensor, "node"], ...]
+    positions: tuple[Int[Tensor, "_node"], ...]
     guessed: bool = False
 
     @property

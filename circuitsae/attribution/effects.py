@@ -6,7 +6,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from circuitsae import registry
 from circuitsae.attribution.context import GRADIENTS, Context, Gradient, Progress
@@ -36,6 +36,7 @@ class NoOptions:
     """Options of a method that has none."""
 
 
+@runtime_checkable
 class Method(Protocol):
     """What a method plugin is: a class whose instance, called with a context and options, gives all nodes' effects.
 

@@ -48,7 +48,7 @@ class Changes(Place):
         added: Gives, for some of the nodes by number, the vectors by hook point.
     """
 
-    added: Callable[[Int[Tensor, "chosen"]], dict[str, Float[Tensor, "chosen d"]]]
+    added: Callable[[Int[Tensor, "chosen"]], dict[str, Float[Tensor, "chosen _d"]]]
 
     def part(self, which: Int[Tensor, "chosen"]) -> "Changes":
         """Returns some of the nodes."""
@@ -92,12 +92,12 @@ class Batch:
 
     layer: int
     first: int
-    nodes: tuple[tuple[int, Int[Tensor, "chosen"]], ...]
+    nodes: tuple[tuple[int, Int[Tensor, "_chosen"]], ...]
     forwards: float
     start: int
 
 
-def measure_changes(context: Context, places: Sequence[Changes]) -> list[Float[Tensor, "node"]]:
+def measure_changes(context: Context, places: Sequence[Changes]) -> list[Float[Tensor, "_node"]]:
     """Returns the change of the metric that ablating each node causes by itself.
 
     Cost: a forward pass a node, of the layers from the node's on and the positions from the node's on, in batches.

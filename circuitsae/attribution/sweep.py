@@ -176,7 +176,7 @@ class Traced:
         state.g = found.get("", torch.zeros_like(g))
         state.fresh = g.shape[1]
 
-    def products(self, g: Float[Tensor, "pos target d"]) -> dict[str, Float[Tensor, "pos target d_in"]]:
+    def products(self, g: Float[Tensor, "pos target d"]) -> dict[str, Float[Tensor, "pos target _d_in"]]:
         """Returns the Jacobians at all inputs that the output depends on."""
         n_pos, n, width = g.shape
         total = self.output.shape[1]
@@ -240,7 +240,7 @@ class Chain:
     def sweep(
         self,
         n_pos: int,
-        targets: Sequence[tuple[int, Float[Tensor, "target d_in"], Int[Tensor, "target"]]],
+        targets: Sequence[tuple[int, Float[Tensor, "_target _d_in"], Int[Tensor, "_target"]]],
         on_leaf: OnLeaf,
     ) -> None:
         """Sweeps a block of targets down the chain.

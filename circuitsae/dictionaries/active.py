@@ -201,4 +201,4 @@ class Encoding:
 
     features: SparseFeatures
     scale: Float[Tensor, " row"] | None
-    biases: tuple[Float[Tensor, "#row d_out"], ...]
+    biases: tuple[Float[Tensor, "#row _d_out"], ...]

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from circuitsae.attribution.context import Context
 from circuitsae.evaluation.ranking import NodeTable, Ranking
@@ -106,7 +107,7 @@ def _masks(prompt: Context, table: NodeTable, cuts: Sequence[Cut], errors: Error
     return Masks(features, vectors)
 
 
-def _kept(cut: Cut, part: slice) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+def _kept(cut: Cut, part: slice) -> NDArray[np.bool_]:
     inside = cut.ranking.rank[part] < cut.size
     if cut.without is not None and part.start <= cut.without < part.stop:
         inside = inside.copy()

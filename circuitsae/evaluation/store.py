@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow
+from numpy.typing import NDArray
 from pyarrow import parquet
 
 from circuitsae.errors import InputError
 from circuitsae.files import is_temporary, reason_of, remove_leftovers, replacing, write_whole
 
-Columns = dict[str, "np.ndarray[Any, Any]"]
+Columns = dict[str, NDArray[Any]]
 
 
 class Store:

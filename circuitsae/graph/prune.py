@@ -5,7 +5,7 @@ which nodes and edges stay of the table of those edges, before a graph is made o
 """
 
 from dataclasses import replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from circuitsae.graph.table import (
 )
 
 
+@runtime_checkable
 class Pruner(Protocol):
     """What a pruner plugin is: a class whose instance chooses nodes by effect, then prunes the table of their edges."""
 

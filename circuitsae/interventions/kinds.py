@@ -6,13 +6,14 @@ slices without an end go on over the tokens that are written, and `@new` means t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
 Value = float | Sequence[float] | Tensor
 
 
+@runtime_checkable
 class Intervention(Protocol):
     """An edit of one node, at one position or several."""
 

@@ -19,7 +19,7 @@ from circuitsae.model.spliced import SplicedModel
 class KeyValues:
     """The keys and values of every layer on one prompt, `[1 head pos d_head]` each."""
 
-    layers: tuple[tuple[Float[Tensor, "1 head pos d_head"], Float[Tensor, "1 head pos d_head"]], ...]
+    layers: tuple[tuple[Float[Tensor, "1 _head pos _d_head"], Float[Tensor, "1 _head pos _d_head"]], ...]
 
     def before(self, position: int, batch: int) -> Any:
         """Returns a cache of transformers that holds the positions before `position`, for a batch; `None` for the first."""

@@ -149,7 +149,7 @@ class SplicedModel:
         """Returns which vectors of one prompt at a site, given their norms, are no attention sinks by `skip_sinks`."""
         return norms <= (math.inf if self.skip_sinks is None else self.skip_sinks) * norms.median()
 
-    def applied(self, x_in: Sequence[Float[Tensor, "pos d_in"]]) -> tuple[Int[Tensor, "kept"], ...]:
+    def applied(self, x_in: Sequence[Float[Tensor, "pos _d_in"]]) -> tuple[Int[Tensor, "_kept"], ...]:
         """Returns, for each dictionary, the positions at which it is applied, given what each reads on a prompt.
 
         Dictionaries that write to one hook point share its error nodes, and so their positions: what is a sink for one

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from circuitsae import names
 from circuitsae.dictionaries.base import Dictionary
@@ -298,7 +299,7 @@ def _precision_recall(found: set[Any], truth: frozenset[Any]) -> tuple[float, fl
     return right / max(len(found), 1), right / len(truth)
 
 
-def _average_precision(scores: "np.ndarray[Any, Any]", truth: "np.ndarray[Any, Any]") -> float:
+def _average_precision(scores: NDArray[Any], truth: NDArray[Any]) -> float:
     """Returns the average precision; of equal scores the planted ones are counted last."""
     order = np.lexsort((truth, -scores))
     hits = truth[order]

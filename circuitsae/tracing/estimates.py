@@ -237,7 +237,7 @@ class _Probe:
             least = min(least, time.perf_counter() - started)
         return least
 
-    def positions(self) -> tuple[Int[Tensor, "node"], ...]:
+    def positions(self) -> tuple[Int[Tensor, "_node"], ...]:
         """Returns, by dictionary, where feature nodes are expected: where they are, and as densely in the rest."""
         context, found = self.context, []
         patch: Run | None = None

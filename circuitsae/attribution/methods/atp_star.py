@@ -21,7 +21,7 @@ from circuitsae.model.tapes import is_long
 
 _QUERIES_AND_KEYS = (".attn.hook_q", ".attn.hook_k", ".attn.q.hook_out", ".attn.k.hook_out")
 
-Gradients = Mapping[str, Float[Tensor, "pos d"]]
+Gradients = Mapping[str, Float[Tensor, "pos _d"]]
 
 
 class AtPStar:

@@ -104,17 +104,17 @@ def _offered(context: Context, block: NodeBlock) -> Bool[Tensor, "node"]:
 def _affordable(
     context: Context,
     places: list[Changes],
-    bounds: list[Float[Tensor, "node"]],
-    offered: list[Bool[Tensor, "node"]],
+    bounds: list[Float[Tensor, "_node"]],
+    offered: list[Bool[Tensor, "_node"]],
     forwards: float,
     smallest: float,
-) -> list[Bool[Tensor, "node"]]:
+) -> list[Bool[Tensor, "_node"]]:
     """Returns which nodes to ablate: those of the largest bounds, as long as the forward passes last."""
     bound = torch.cat(bounds).masked_fill(~torch.cat(offered), 0)
     order = bound.argsort(descending=True, stable=True)
     worth = int(((bound > 0) & (bound >= smallest * bound.max())).sum())
 
-    def strongest(count: int) -> list[Bool[Tensor, "node"]]:
+    def strongest(count: int) -> list[Bool[Tensor, "_node"]]:
         chosen = torch.zeros(len(bound), dtype=torch.bool, device=bound.device)
         chosen[order[:count]] = True
         return list(chosen.split([len(b) for b in bounds]))

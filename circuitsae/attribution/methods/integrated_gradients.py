@@ -114,7 +114,7 @@ def quadrature(rule: str, steps: int) -> tuple[list[float], list[float]]:
 
 def mean_gradients(
     context: Context, group: Sequence[str], points: Sequence[float], weights: Sequence[float]
-) -> dict[str, Float[Tensor, "pos d"]]:
+) -> dict[str, Float[Tensor, "pos _d"]]:
     """Returns the metric's weighted mean gradient by hook points that are moved together towards the baseline."""
     spliced, run = context.spliced, context.run
     moved = {hook: displacement(context, hook) for hook in group}
