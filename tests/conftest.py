@@ -22,8 +22,6 @@ settings.register_profile("steady", deadline=None, derandomize=True, database=No
 settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
-collect_ignore = ["plugin_template"]  # a distribution of its own, tested once installed: tests/contract/test_plugins.py
-
 
 def pytest_report_header() -> str:
     """Says on what the run's rounding depends."""

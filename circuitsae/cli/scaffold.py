@@ -1,4 +1,4 @@
-"""What `circuitsae plugins new` writes: a distribution with a metric, a method, and tests that pass."""
+"""What `circuitsae plugins new` writes: a distribution with a metric, a method, an exporter, and tests that pass."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ build-backend = "hatchling.build"
 [project]
 name = "@distribution@"
 version = "0.1.0"
-description = "A metric and a method for circuitsae"
+description = "A metric, a method and an export format for circuitsae"
 readme = "README.md"
 requires-python = ">=3.11"
 dependencies = ["circuitsae>=@version@"]
@@ -33,6 +33,9 @@ test = ["pytest>=8"]
 [project.entry-points."circuitsae.methods"]
 @name@-shuffled = "@package@.methods:Shuffled"
 
+[project.entry-points."circuitsae.exporters"]
+@name@-list = "@package@.exporters:as_node_list"
+
 [tool.hatch.build.targets.wheel]
 packages = ["src/@package@"]
 
@@ -42,20 +45,22 @@ testpaths = ["tests"]
     "README.md": """\
 # @distribution@
 
-A metric (`@name@-margin`) and a method (`@name@-shuffled`) for circuitsae.
+A metric (`@name@-margin`), a method (`@name@-shuffled`) and an export format (`@name@-list`) for circuitsae.
 
 ```sh
 pip install -e '.[test]'
 pytest
 circuitsae plugins metrics
-circuitsae trace "The keys to the cabinet" --preset tiny --metric @name@-margin --answer " are" --method @name@-shuffled
+circuitsae trace "The keys to the cabinet" --preset tiny --metric @name@-margin --answer " are" --method @name@-shuffled \
+  -o circuit.json
+circuitsae export circuit.json --format @name@-list -o nodes.txt
 ```
 
-Change `src/@package@/metrics.py` and `methods.py` into your own; the names are in `pyproject.toml`. Other kinds of plugin
-(loaders, pruners, exporters, labels, presets) are in circuitsae's docs, page Plugins.
+Change `metrics.py`, `methods.py` and `exporters.py` in `src/@package@` into your own; the names are in `pyproject.toml`.
+Other kinds of plugin (loaders, pruners, labels, presets) are in circuitsae's docs, page Plugins.
 """,
     "src/@package@/__init__.py": """\
-\"\"\"A metric and a method for circuitsae.\"\"\"
+\"\"\"A metric, a method and an export format for circuitsae.\"\"\"
 """,
     "src/@package@/metrics.py": """\
 \"\"\"A metric: a frozen dataclass whose fields become options, and one method that turns its words into token ids.\"\"\"
@@ -128,6 +133,16 @@ class Shuffled:
             blocks.append(block)
         return replace(effects, blocks=tuple(blocks))
 """,
+    "src/@package@/exporters.py": """\
+\"\"\"An export format: a function from a circuit to the file's contents.\"\"\"
+
+from circuitsae.graph.circuit import Circuit
+
+
+def as_node_list(circuit: Circuit) -> str:
+    \"\"\"One node a line, strongest first: its key, a tab, its effect.\"\"\"
+    return "".join(f"{row['node']}\\t{row['effect']:+.4f}\\n" for row in circuit.nodes_table() if "effect" in row)
+""",
     "tests/test_metrics.py": """\
 \"\"\"The metric's value against its definition, on logits made by hand.\"\"\"
 
@@ -187,7 +202,7 @@ def test_the_seed_decides_the_order(spliced):
 
 
 def write_plugin(name: str, folder: Path | None = None) -> Path:
-    """Writes a distribution that adds a metric and a method, whole or not at all, and returns its folder.
+    """Writes a distribution that adds a metric, a method and an exporter, whole or not at all, and returns its folder.
 
     Args:
         name: Lower-case letters, digits and single `-`; it begins the plugins' names.

@@ -5,6 +5,7 @@ hub is told besides. The folder holds `app.py`, requirements pinned to what is i
 itself, so that a Space shows what this checkout shows.
 """
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import re
@@ -13,12 +14,13 @@ import sys
 import time
 import tomllib
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import circuitsae
+from circuitsae.dictionaries.hub import SECRET
 from circuitsae.errors import CircuitsaeError, FetchError, InputError, MissingExtraError, near_matches
 from circuitsae.files import making
 
@@ -45,7 +47,6 @@ if __name__ == "__main__":
 _CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
 _MAX_SETTINGS = 1 << 20
 _BROKEN = re.compile(r".*ERROR|STOPPED|PAUSED|DELETING|NO_APP_FILE")
-_SECRET = re.compile(r"hf_[A-Za-z0-9]{8,}|(?i:bearer)\s+\S+")
 _LOG_LINES = 40
 
 Say = Callable[[str], object]
@@ -200,7 +201,7 @@ def push(
             "Nobody is logged in to the Hugging Face hub: hf auth login, or set HF_TOKEN, to push a Space."
         )
     api = huggingface_hub.HfApi()
-    with _Explained(name), warnings.catch_warnings():
+    with _explained(name), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # labels are data files, and they are meant to be there
         hardware: Any = settings.hardware
         made = api.create_repo(
@@ -240,7 +241,7 @@ def _wait(api: Any, name: str, wait: float, pause: float, say: Say) -> None:
     """Looks at the Space until it runs."""
     end, seen = time.monotonic() + wait, ""
     while True:
-        with _Explained(name):
+        with _explained(name):
             stage = str(api.get_space_runtime(name).stage)
         if stage != seen:
             say(f"{name}: {stage.lower().replace('_', ' ')}")
@@ -268,38 +269,34 @@ def _logs(api: Any, name: str, *, is_build: bool) -> list[str]:
         lines = [line.rstrip("\n") for line in api.fetch_space_logs(name, build=is_build)]
     except Exception as error:  # the network's or the hub's
         return [f"(its log can't be had: {type(error).__name__})"]
-    return [_SECRET.sub("(secret)", line) for line in lines[-_LOG_LINES:]]
+    return [SECRET.sub("(secret)", line) for line in lines[-_LOG_LINES:]]
 
 
-class _Explained:
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
     """Turns what the hub and the network come up with into one sentence."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
-        if error is None or not isinstance(error, Exception) or isinstance(error, CircuitsaeError):
-            return
+    try:
+        yield
+    except CircuitsaeError:
+        raise
+    except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        said = _SECRET.sub("(secret)", (str(error).strip() or type(error).__name__).splitlines()[0])
+        said = SECRET.sub("(secret)", (str(error).strip() or type(error).__name__).splitlines()[0])
         if status in (401, 403):
-            raise FetchError(
-                f"The hub does not let you write the Space {self._name} (status {status}): log in as who may (hf auth "
-                "login) with a token that may write."
-            ) from error
-        if status == 402:
-            raise FetchError(
-                f"The hub makes the Space {self._name} on this hardware for paid plans alone (status 402); choose other "
-                "hardware under deploy in spaces.yaml."
-            ) from error
-        if status is not None:
-            raise FetchError(
-                f"The Space {self._name} could not be pushed: the hub answered with status {status}."
-            ) from error
-        raise FetchError(f"The Space {self._name} could not be pushed: {said}") from error
+            said = (
+                f"The hub does not let you write the Space {name} (status {status}): log in as who may (hf auth login) with "
+                "a token that may write."
+            )
+        elif status == 402:
+            said = (
+                f"The hub makes the Space {name} on this hardware for paid plans alone (status 402); choose other hardware "
+                "under deploy in spaces.yaml."
+            )
+        elif status is not None:
+            said = f"The Space {name} could not be pushed: the hub answered with status {status}."
+        else:
+            said = f"The Space {name} could not be pushed: {said}"
+        raise FetchError(said) from error
 
 
 def _readme(settings: SpaceSettings) -> str:

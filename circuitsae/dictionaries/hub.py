@@ -33,9 +33,11 @@ PAUSE = 1.0
 RECENT = 60.0
 """Seconds for which a listing is not asked for again: a preset names dozens of dictionaries in one repository."""
 
+SECRET = re.compile(r"hf_[A-Za-z0-9]{8,}|(?i:bearer)\s+\S+")
+"""What is never repeated of an answer, an address or a log."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-_SECRET = re.compile(r"hf_[A-Za-z0-9]{8,}|(?i:bearer)\s+\S+")
 _PASSING = (408, 429, 500, 502, 503, 504)
 _MAX_LISTING = 64 << 20
 
@@ -333,7 +335,7 @@ def _is_revision(revision: str) -> bool:
 
 def _first_line(error: Exception) -> str:
     line = str(error).strip().split("\n")[0] or type(error).__name__
-    return _SECRET.sub("(secret)", re.sub(r"https?://\S+\?\S+", "(address)", line))
+    return SECRET.sub("(secret)", re.sub(r"https?://\S+\?\S+", "(address)", line))
 
 
 # What was listed and fetched before

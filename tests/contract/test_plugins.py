@@ -10,18 +10,19 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
+from circuitsae.cli.scaffold import write_plugin
 from circuitsae.graph.circuit import Circuit
 
-TEMPLATE = Path(__file__).parents[1] / "plugin_template"
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which pip has installed the template, and beside it a distribution whose plugin can't be imported."""
+    """A folder into which pip has installed what `plugins new` writes, and beside it a distribution whose plugin can't be imported."""
     target = tmp_path_factory.mktemp("site")
+    written = write_plugin("example", tmp_path_factory.mktemp("new") / "example")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    command = [*pip, "install", "--no-deps", "--no-index", "--no-build-isolation", f"--target={target}", str(TEMPLATE)]
+    command = [*pip, "install", "--no-deps", "--no-index", "--no-build-isolation", f"--target={target}", str(written)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     broken = target / "broken_one-1.0.dist-info"
@@ -40,27 +41,26 @@ def _circuitsae(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-def test_its_own_tests_pass(site: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(TEMPLATE)]
-    done = subprocess.run(
-        [*command, "-c", os.devnull, str(TEMPLATE / "tests")], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
-
-
 def test_it_is_listed_with_who_provides_it(site: Path) -> None:
     listing = json.loads(_circuitsae(site, "plugins", "--json").stdout)
     rows = {(row["kind"], row["name"]): row for row in listing["plugins"]}
-    margin = rows["metrics", "margin"]
+    margin = rows["metrics", "example-margin"]
     assert (margin["from"], margin["problem"]) == ("circuitsae-example", "")
     assert margin["summary"] == "Logit of the answer minus the largest logit of any other token."
-    assert rows["exporters", "node-list"]["from"] == "circuitsae-example"
+    assert rows["exporters", "example-list"]["from"] == "circuitsae-example"
 
 
 def test_its_metric_explains_a_models_answer(site: Path) -> None:
-    question = ["--preset", "tiny", "The keys to the cabinet", "--answer", " are", "--metric", "margin", "--json"]
+    question = [
+        "--preset",
+        "tiny",
+        "The keys to the cabinet",
+        "--answer",
+        " are",
+        "--metric",
+        "example-margin",
+        "--json",
+    ]
     done = _circuitsae(site, "effects", *question)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -80,7 +80,9 @@ def test_its_format_writes_a_saved_circuit(site: Path, tmp_path: Path) -> None:
     graph.add_node("blocks.0.hook_mlp_out/9@0", effect=1.25)
     graph.add_edge("blocks.0.hook_mlp_out/17@0", "metric", weight=-0.5)
     Circuit(graph).save(tmp_path / "c.json")
-    done = _circuitsae(site, "export", str(tmp_path / "c.json"), "--format", "node-list", "-o", str(tmp_path / "c.txt"))
+    done = _circuitsae(
+        site, "export", str(tmp_path / "c.json"), "--format", "example-list", "-o", str(tmp_path / "c.txt")
+    )
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "c.txt").read_text().splitlines()
     assert lines == ["blocks.0.hook_mlp_out/9@0\t+1.2500", "blocks.0.hook_mlp_out/17@0\t-0.5000"]

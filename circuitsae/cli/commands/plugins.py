@@ -12,7 +12,7 @@ Lists what is registered under a name: metrics, methods, loaders, pruners, expor
 distribution that each comes from. Other distributions add theirs by entry points (docs/plugins.md); those are
 imported, and one that can't be is marked as broken. It takes nothing else down.
 
-'circuitsae plugins new NAME' writes a distribution of your own with a metric, a method and their tests.
+'circuitsae plugins new NAME' writes a distribution of your own with a metric, a method, an exporter and tests.
 """
 
 EXAMPLES = """\
@@ -82,7 +82,7 @@ def _write(args: argparse.Namespace, console: Console) -> None:
     if console.as_json:
         console.json({"folder": str(folder), "files": files})
         return
-    console.print(f"{folder} has a metric, a method and their tests:")
+    console.print(f"{folder} has a metric, a method, an exporter and tests:")
     for file in files:
         console.print(f"  {file}")
     console.print(f"Next: pip install -e '{folder}[test]' && pytest {folder}")
