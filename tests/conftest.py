@@ -13,9 +13,16 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "disabled")
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
+
+# Shapes and types of every call in these rooms are checked while testing. An int where a float is asked for is right.
+CHECKED = ("dictionaries", "model")
+jaxtyping.install_import_hook(
+    [f"circuitsae.{room}" for room in CHECKED], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 # The same examples in every run, and no deadline: a busy machine is no bug. HYPOTHESIS_PROFILE=search looks for new ones.
 settings.register_profile("steady", deadline=None, derandomize=True, database=None)
@@ -34,6 +41,14 @@ def pytest_report_header() -> str:
 def threads() -> None:
     """Fixes the number of threads, so that sums are added in the same order on every machine; tests run side by side."""
     torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
+
+
+@pytest.fixture(autouse=True)
+def checks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Lets a test marked `unchecked` hand over what annotations forbid."""
+    jaxtyping.config.update("jaxtyping_disable", request.node.get_closest_marker("unchecked") is not None)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

@@ -244,8 +244,8 @@ class Rows:
         self,
         j: Float[Tensor, "pos part d"],
         first: int,
-        vectors: Float[Tensor, "pos d"],
-        base: Float[Tensor, "pos d"] | None,
+        vectors: Float[Tensor, "whole d"],
+        base: Float[Tensor, "whole d"] | None,
         sources: "tuple[Int[Tensor, 'chosen'], Int[Tensor, 'chosen']]",
     ) -> None:
         n = j.shape[0]

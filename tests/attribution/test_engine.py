@@ -311,6 +311,7 @@ def test_predictions_hold_on_tiny(spliced: cs.SplicedModel, task: cs.Task) -> No
         (lambda s, t: cs.trace(s, cs.Task("The key", metric=cs.LogitDiff(" Mary John", " a"))), TaskError, "2 tokens"),
     ],
 )
+@pytest.mark.unchecked
 def test_bad_input_is_one_sentence(
     spliced: cs.SplicedModel, task: cs.Task, call: Callable[..., object], error: type[Exception], text: str
 ) -> None:

@@ -493,6 +493,7 @@ def test_what_feeds_what_is_what_autograd_says() -> None:
                     )
 
 
+@pytest.mark.unchecked
 def test_integrated_gradients_say_what_they_can_not_do(spliced: cs.SplicedModel, task: cs.Task) -> None:
     method = "integrated-gradients"
     with pytest.raises(InputError, match="expected the gradient 'pass-through' or 'frozen'"):

@@ -51,6 +51,7 @@ def test_a_report_is_one_page_with_its_numbers_and_its_data_beside_it(
     assert Evaluation.load(out).metrics.shape[1] == 2
 
 
+@pytest.mark.unchecked
 def test_arguments_that_can_not_be_used(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["evaluate", "ioi", "-n", "1", "--errors", "live", *_MODEL]) == 2
     assert "way to treat errors" in capsys.readouterr().err

@@ -323,6 +323,7 @@ def test_the_same_seed_gives_the_same_evaluation_and_another_other_random_orders
         ({"start_layer": 9}, InputError, "nothing to evaluate"),
     ],
 )  # fmt: skip
+@pytest.mark.unchecked
 def test_what_can_not_be_used_is_said(
     spliced: cs.SplicedModel, agreement: cs.TaskSet, options: dict, error: type[Exception], text: str
 ) -> None:

@@ -134,6 +134,7 @@ def test_what_is_not_installed_is_named_with_its_extra(
         scan.to_dataframe() if missing == "pandas" else scan.plot(backend=missing)
 
 
+@pytest.mark.unchecked
 def test_what_cannot_be_is_said(spliced: cs.SplicedModel, task: cs.Task, scan: scans.AblationScan) -> None:
     with pytest.raises(InputError, match="nothing to scan"):
         cs.scan_ablation(spliced, [])
