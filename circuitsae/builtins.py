@@ -75,6 +75,18 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "loaders",
+        "llama-scope",
+        "circuitsae.dictionaries.loaders.llama_scope:LlamaScope",
+        "hyperparams.json + checkpoints/final.safetensors, Llama Scope's",
+    ),
+    Row(
+        "loaders",
+        "checkpoints",
+        "circuitsae.dictionaries.loaders.checkpoints:Checkpoints",
+        "one .pt file each: Goodfire's, DeepSeek R1's, Qwen Scope's, GPT-2's hook_z; no code in the pickle is run",
+    ),
+    Row(
+        "loaders",
         "dictionary-learning",
         "circuitsae.dictionaries.loaders.dictionary_learning:DictionaryLearning",
         "ae.pt + config.json, dictionary_learning's; no code in the pickle is run",

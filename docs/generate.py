@@ -1,9 +1,13 @@
-"""Writes docs/cli.md from the parsers themselves. Run by `make fix`; a test holds the file to what this gives."""
+"""Writes docs/cli.md from the parsers, and the table of formats in docs/loaders.md from the loaders themselves.
+
+Run by `make fix`; a test holds the files to what this gives.
+"""
 
 import os
 from pathlib import Path
 
 from circuitsae.cli.main import COMMANDS, parser_of
+from circuitsae.dictionaries.loaders.plugin import formats
 
 HEAD = """\
 # Command line
@@ -25,5 +29,19 @@ def cli_page() -> str:
     return "\n".join(parts)
 
 
+FORMATS = ("<!-- formats: written by docs/generate.py -->\n", "\n<!-- end of formats -->")
+
+
+def loaders_page(page: str) -> str:
+    """Returns docs/loaders.md with its table of formats as the loaders are."""
+    rows = [f"| `{form.name}` | {form.files} | {' '.join(form.origin.split())} |" for form in formats()]
+    before, after = page.split(FORMATS[0])[0], page.split(FORMATS[1])[1]
+    return "\n".join(
+        [before + FORMATS[0], "| name | files | from |", "| --- | --- | --- |", *rows, FORMATS[1][1:] + after]
+    )
+
+
 if __name__ == "__main__":
+    loaders = Path(__file__).with_name("loaders.md")
+    loaders.write_text(loaders_page(loaders.read_text(encoding="utf-8")), encoding="utf-8")
     Path(__file__).with_name("cli.md").write_text(cli_page(), encoding="utf-8")

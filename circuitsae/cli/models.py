@@ -50,6 +50,7 @@ def spliced_of(args: argparse.Namespace, console: Console, progress: Progress) -
         sites=args.sites,
         skip_positions=args.skip_positions,
         skip_sinks=args.skip_sinks,
+        center_writing_weights=args.center_writing_weights,
         progress=progress,
     )
 

@@ -56,6 +56,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="TIMES",
         help="nor where a vector has more than this many times the median norm at its site; inf for no such rule",
     )
+    group.add_argument(
+        "--center-writing-weights",
+        "--centre-writing-weights",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="load a GPT-2 as HookedTransformer centres it; what the dictionaries say by default",
+    )
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 ...")
     group.add_argument("--dtype", choices=["float32", "float64", "bfloat16", "float16"], help="the model's arithmetic")
     group.add_argument("--threads", type=positive, metavar="N", help="CPU threads")

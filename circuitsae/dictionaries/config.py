@@ -13,6 +13,7 @@ import torch
 
 from circuitsae.dictionaries.architectures import ARCHITECTURES, find_architecture
 from circuitsae.dictionaries.normalisation import NORMALISATIONS
+from circuitsae.dictionaries.settings import name_unknown
 from circuitsae.dictionaries.weights import Weights
 from circuitsae.errors import DictionaryError
 
@@ -89,10 +90,21 @@ def parse_config(
             point is named neither here nor there.
     """
     cfg = {_RENAMED.get(k, k): v for k, v in cfg.items()}
+    name_unknown(cfg, "saelens-folder", origin)
     nested = cfg.get("metadata")
     metadata = {k: v for k, v in cfg.items() if k in _METADATA} | (dict(nested) if isinstance(nested, Mapping) else {})
     if _is_before_6(metadata.get("sae_lens_version")):
         cfg = _modernise(cfg, str(metadata.get("hook_name") or ""))
+    if metadata.get("hook_head_index") is not None:
+        raise DictionaryError(
+            f"{origin} is of one attention head (hook_head_index {metadata['hook_head_index']!r:.20}), which is not "
+            "supported; expected a dictionary of the whole hook point."
+        )
+    activation, keywords = cfg.get("activation_fn"), cfg.get("activation_fn_kwargs")
+    if activation not in (None, "relu", "topk", "jumprelu"):
+        raise DictionaryError(f"{origin} asks for activation_fn {activation!r:.40}; expected relu, topk or jumprelu.")
+    if isinstance(keywords, Mapping):
+        name_unknown(keywords, "activation_fn_kwargs", origin)
     name = str(cfg.get("architecture", "standard"))
     architecture = find_architecture(name, origin)
 

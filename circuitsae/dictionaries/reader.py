@@ -20,6 +20,7 @@ from torch import Tensor
 
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.config import parse_config, to_saelens
+from circuitsae.dictionaries.marks import marked
 from circuitsae.dictionaries.weights import Weights, pieces
 from circuitsae.errors import DictionaryError
 from circuitsae.files import making, replacing
@@ -154,6 +155,11 @@ class FileWeights(Weights):
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
+def plain(name: str) -> str:
+    """Returns a tensor's name without what torch.compile puts before it."""
+    return name.removeprefix("_orig_mod.")
+
+
 def read_folder(
     path: str | os.PathLike[str],
     *,
@@ -174,9 +180,9 @@ def read_folder(
             wrong shape, or a hook point is not named.
     """
     folder = Path(path)
-    cfg = read_json(folder / CONFIG)
+    cfg = marked(read_json(folder / CONFIG), str(folder.absolute()) if source is None else source)
     file = SafetensorsFile(folder / WEIGHTS)
-    weights = FileWeights({name: (file, name, False) for name in file.entries if name != "scaling_factor"})
+    weights = FileWeights({plain(name): (file, name, False) for name in file.entries if name != "scaling_factor"})
     _check_scaling_factor(file, cfg)
     config = parse_config(cfg, origin=str(folder / CONFIG), hook_in=hook_in, hook_outs=hook_outs)
     return Dictionary(config, weights, source=str(path) if source is None else source)

@@ -12,6 +12,15 @@ import torch
 from circuitsae.errors import InputError
 
 
+def is_centred(model: Any) -> bool:
+    """Tells whether a TransformerLens model's embeddings have no mean over the width, as after centring."""
+    embedding = getattr(model, "W_E", None)
+    if embedding is None:
+        return False
+    rows = embedding[:256].detach().double()
+    return bool(rows.mean(-1).abs().max() < 1e-3 * rows.abs().mean())
+
+
 @torch.no_grad()
 def centre_writing_weights(model: Any) -> None:
     """Takes the mean over the width out of everything that writes to the residual stream of a GPT-2, in place.

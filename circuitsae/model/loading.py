@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,18 @@ from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.loaders import load_dictionary
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.model import lean
-from circuitsae.model.centring import centre_writing_weights
+from circuitsae.model.centring import centre_writing_weights, is_centred
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.presets.catalogue import find_preset
 from circuitsae.presets.fetching import fetch_from_hub, fetch_model
 from circuitsae.presets.preset import HubModel, Preset
 from circuitsae.progress import Progress
+
+_NOT_CENTRED = (
+    "The dictionaries of {} were trained on a model with centred writing weights, and this one's are not: their features "
+    "will be wrong. Give the model by name or folder, with which it is centred, or center_writing_weights=True."
+)
 
 
 @in_own_mode
@@ -35,6 +41,7 @@ def load(
     skip_positions: Sequence[int] | None = None,
     skip_sinks: float | None = None,
     prepend_bos: bool | None = None,
+    center_writing_weights: bool | None = None,
     name: str | None = None,
     progress: Progress | None = None,
 ) -> SplicedModel:
@@ -57,6 +64,8 @@ def load(
         skip_positions: Positions at which no dictionary is applied; none by default, a preset may have its own.
         skip_sinks: Nor where a vector has more than this many times the median norm, see `SplicedModel`.
         prepend_bos: Whether text gets a BOS token; what the preset or the dictionaries say by default.
+        center_writing_weights: Whether a GPT-2 is loaded as HookedTransformer centres it (`circuitsae.model.centring`);
+            what the preset, the dictionaries or SAELens' registry say by default.
         name: What saved circuits call the model.
         progress: Called while fetching, with work done, work in all, and a word; returning `False` cancels.
 
@@ -75,7 +84,12 @@ def load(
             else 'Nothing to load was named; expected a preset, such as load("tiny"), or model= and dictionaries=.'
         )
     attached = _attached(dictionaries if dictionaries is not None else chosen.dictionaries, sites)  # type: ignore[union-attr]
-    centred = (chosen is not None and chosen.center_writing_weights) or any(map(_wants_centred, attached))
+    wanting = [dictionary.site for dictionary in attached if _wants_centred(dictionary)]
+    centred = (chosen is not None and chosen.center_writing_weights) or bool(wanting)
+    if center_writing_weights is not None:
+        if wanting and not center_writing_weights:
+            warnings.warn(_NOT_CENTRED.format(", ".join(wanting[:3])), stacklevel=3)
+        centred = center_writing_weights
     if model is None:
         assert chosen is not None
         source = chosen.model
@@ -89,7 +103,14 @@ def load(
             raise InputError(
                 "device=, dtype= and tokenizer= are for models that are loaded here; this one is loaded already."
             )
+        if center_writing_weights:
+            raise InputError(
+                "center_writing_weights= is for models that are loaded here; this one is loaded already: give its folder "
+                "or repository."
+            )
         loaded = model
+        if wanting and center_writing_weights is None and not is_centred(model):
+            warnings.warn(_NOT_CENTRED.format(", ".join(wanting[:3])), stacklevel=3)
     if chosen is not None:
         skip_positions = chosen.skip_positions if skip_positions is None else skip_positions
         skip_sinks = chosen.skip_sinks if skip_sinks is None else skip_sinks

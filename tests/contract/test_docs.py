@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 
-def test_the_command_line_page_is_what_the_parsers_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_pages_are_what_the_code_says(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec is not None
     assert spec.loader is not None
@@ -21,6 +21,9 @@ def test_the_command_line_page_is_what_the_parsers_say(monkeypatch: pytest.Monke
     spec.loader.exec_module(generate)
     monkeypatch.setenv("COLUMNS", "100")
     assert (DOCS / "cli.md").read_text(encoding="utf-8") == generate.cli_page(), "run 'make fix'"
+    loaders = (DOCS / "loaders.md").read_text(encoding="utf-8")
+    assert loaders == generate.loaders_page(loaders), "run 'make fix'"
+    assert all(f"`{form.name}`" in loaders and form.origin for form in generate.formats())
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)

@@ -8,7 +8,7 @@ import circuitsae as cs
 
 SIGNATURES = {
     "load": "(preset=None, *, model=None, dictionaries=None, device=None, dtype=None, tokenizer=None, sites=None, "
-    "skip_positions=None, skip_sinks=None, prepend_bos=None, name=None, progress=None)",
+    "skip_positions=None, skip_sinks=None, prepend_bos=None, center_writing_weights=None, name=None, progress=None)",
     "node_effects": "(spliced, task, *, method='attribution-patching', baseline=None, gradient='pass-through', "
     "sites=None, skip_positions=None, reference=None, progress=None, **options)",
     "trace": "(spliced, task, *, method='attribution-patching', baseline=None, gradient='pass-through', "

@@ -159,6 +159,7 @@ KEYS = st.sampled_from([
 ])  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.*which is not known here")
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     changes=st.dictionaries(KEYS, JSON, max_size=4), inner=st.dictionaries(KEYS, JSON, max_size=3), is_old=st.booleans()

@@ -372,7 +372,7 @@ def test_circuit_tracers_own_sets(tmp_path: Path) -> None:
         ({"transcoders": ["layer_0.pt"]}, r"lists 'layer_0\.pt' as a transcoder; expected a \.safetensors or \.npz"),
         ({"transcoders": {"a": 1}}, "lists .* as transcoders; expected a file for each layer"),
         ({"transcoders": []}, "lists .* as transcoders; expected a file for each layer"),
-        ({"model_kind": "cross_layer_transcoder", "transcoders": ["a"]}, "a form that is not supported"),
+        ({"model_kind": "cross_layer_transcoder", "transcoders": ["a"]}, "lists 'a' as a transcoder"),
         ({"model_kind": "cross_layer_transcoder"}, r"has encoders for the layers \[\]"),
     ],
 )

@@ -85,6 +85,7 @@ KEYS = [
 ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.*which is not known here")
 @pytest.mark.parametrize("kind", SETTINGS)
 @given(table=st.dictionaries(st.sampled_from(KEYS), values, max_size=5), is_inner=st.booleans())
 @quick
@@ -97,6 +98,7 @@ def test_any_settings(kind: str, table: dict[str, Any], is_inner: bool, tmp_path
     use(folder)
 
 
+@pytest.mark.filterwarnings("ignore:.*which is not known here")
 @given(table=st.dictionaries(st.sampled_from(KEYS), values, max_size=8))
 @settings(max_examples=3 * EXAMPLES)
 def test_any_configuration_of_saelens(table: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from circuitsae.dictionaries.hub import parse_path
 from circuitsae.dictionaries.loaders.gemma_scope import _hooks
 from circuitsae.dictionaries.reader import save_folder
 from circuitsae.errors import FetchError, InputError
-from circuitsae.model.centring import centre_writing_weights
+from circuitsae.model.centring import centre_writing_weights, is_centred
 from circuitsae.presets import HubModel, Preset, fetch, find_preset, is_present, model_folder
 from tests.dictionaries import formats
 from tests.hub.fixtures import hub, settle
@@ -317,6 +318,27 @@ def test_dictionaries_that_were_trained_on_a_centred_model_get_one(tmp_path: Pat
     with torch.no_grad():
         spliced.model.run_with_hooks(torch.tensor([[0, 3, 5]]), fwd_hooks=[hook])
     assert seen[0].mean(-1).abs().max() < 1e-6
+
+    # the same model, loaded already: fit where it was centred, else said
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cs.load(model=spliced.model, dictionaries=[path])
+    with pytest.warns(UserWarning, match=r"hook_mlp_out were trained on a model with centred writing weights"):
+        plain = cs.load(model=tmp_path / "model", dictionaries=[path], center_writing_weights=False)
+    with pytest.warns(UserWarning, match=r"features will be wrong"):
+        cs.load(model=plain.model, dictionaries=[path])
+    with pytest.raises(InputError, match=r"this one is loaded already: give its folder"):
+        cs.load(model=plain.model, dictionaries=[path], center_writing_weights=True)
+
+
+def test_a_model_is_centred_where_it_is_asked_for(tmp_path: Path) -> None:
+    model("gpt2").save_pretrained(tmp_path)
+    for file, content in tokenizer_files(WORDS).items():
+        (tmp_path / file).write_bytes(content)
+    sae = Dictionary.from_tensors(architecture="standard", hook_in="blocks.0.hook_resid_pre", tensors=formats_sae())
+    for asked in (None, True):
+        spliced = cs.load(model=tmp_path, dictionaries=[sae], center_writing_weights=asked)
+        assert is_centred(spliced.model) is bool(asked)
 
 
 def test_transcoders_in_circuit_tracers_format_give_the_same_circuit(tmp_path: Path) -> None:

@@ -22,12 +22,14 @@ from circuitsae.dictionaries.loaders.plugin import Folder, Format
 from circuitsae.dictionaries.loaders.sites import hook_in_layer
 from circuitsae.dictionaries.loaders.tensors import MixedWeights
 from circuitsae.dictionaries.reader import SafetensorsFile
+from circuitsae.dictionaries.settings import name_unknown
 from circuitsae.errors import DictionaryError
 
 _CONFIG = "config.yaml"
 _LAYER = re.compile(r"(?:layer|W_enc|W_dec)_\d+\.safetensors")
 _MAX_CONFIG = 1 << 20
 _MAX_LAYERS = 1000
+_RELU, _JUMPRELU, _TOPK = ("relu",), ("jumprelu", "jump_relu"), ("topk", "top_k")
 _THRESHOLDS = ("activation_function.threshold", "threshold")
 
 
@@ -36,6 +38,7 @@ class CircuitTracer(Format):
 
     name = "circuit-tracer"
     files = f"{_CONFIG} of a transcoder set"
+    origin = "circuit-tracer: per layer (ReLU, JumpReLU, top-k), with skip, across layers; Gemma Scope 2's cross-layer transcoders"
 
     def wanted(self, names: Collection[str]) -> list[str]:
         """Returns the configuration and the layers' files."""
@@ -52,13 +55,19 @@ class CircuitTracer(Format):
         """
         config = _read_yaml(folder.path / _CONFIG)
         origin = str(folder.path / _CONFIG)
+        name_unknown(config, self.name, origin)
+        activation, k = _activation(config, folder, origin)
         kind = config.get("model_kind")
         reads = folder.hook_in or config.get("feature_input_hook")
         writes = folder.hook_outs[0] if folder.hook_outs else config.get("feature_output_hook")
         if kind == "cross_layer_transcoder" and "transcoders" not in config:
+            if activation == "topk":
+                raise DictionaryError(
+                    f"{origin} is a cross-layer transcoder with the activation topk, a form not supported."
+                )
             return _cross_layer(folder, reads, writes, origin)
         if kind == "cross_layer_transcoder":
-            raise DictionaryError(f"{origin} lists a cross-layer transcoder's files, a form that is not supported.")
+            return _listed_cross_layer(_layer_files(config, folder, origin), reads, writes, origin)
         if kind != "transcoder_set":
             raise DictionaryError(
                 f"{origin} is of the kind {kind!r:.60}; expected model_kind: transcoder_set, or cross_layer_transcoder."
@@ -66,20 +75,45 @@ class CircuitTracer(Format):
         opened = []
         for layer, (path, where) in enumerate(_layer_files(config, folder, origin)):
             hooks = (hook_in_layer(reads, layer, origin), hook_in_layer(writes, layer, origin))
-            opened.append(_per_layer(path, hooks, where))
+            opened.append(_per_layer(path, hooks, where, activation, k))
         return opened
 
 
-def _per_layer(path: Path, hooks: tuple[str, str], source: str) -> Dictionary:
-    if path.suffix == ".npz":
+def _activation(config: Mapping[str, Any], folder: Folder, origin: str) -> tuple[str | None, int | None]:
+    """Returns the activation that a set's settings name, if they do, and how many features a row of top-k keeps."""
+    said = config.get("activation", config.get("activation_function"))
+    named = said.lower() if isinstance(said, str) else said
+    if named is None and config.get("k") is None:
+        return None, None
+    if named is not None and named not in (*_RELU, *_JUMPRELU, *_TOPK):
+        raise DictionaryError(
+            f"{origin} asks for the activation {said!r:.60}, which is not known; expected relu, jumprelu or topk."
+        )
+    if named in _TOPK:
+        return "topk", folder.kept(config.get("k"), origin)
+    if config.get("k") is not None:
+        raise DictionaryError(f"{origin} gives k and the activation {said!r:.60}; expected topk, or no k.")
+    return ("jumprelu" if named in _JUMPRELU else "relu"), None
+
+
+def _per_layer(
+    path: Path, hooks: tuple[str, str], source: str, activation: str | None = None, k: int | None = None
+) -> Dictionary:
+    lies = None if path.suffix == ".npz" else SafetensorsFile(path)
+    if lies is None or "w_enc" in lies.entries:
+        if activation in ("topk", "relu"):
+            raise DictionaryError(f"{path} is Gemma Scope's, which is JumpReLU, and the set says {activation}.")
         return open_params(path, hooks, source=source)
-    file = SafetensorsFile(path)
-    if "w_enc" in file.entries:
-        return open_params(path, hooks, source=source)
+    file = lies
     tensors = {name: (file, name, name == "W_enc") for name in file.entries if name not in _THRESHOLDS}
     made = _threshold(file, next((name for name in _THRESHOLDS if name in file.entries), None), tensors)
-    prefix = "jumprelu_" if made or "threshold" in tensors else ""
-    config = DictionaryConfig(f"{prefix}{'skip_' if 'W_skip' in tensors else ''}transcoder", hooks[0], (hooks[1],))
+    found = "jumprelu" if made or "threshold" in tensors else "relu"
+    if activation not in (None, found) and not (activation == "topk" and found == "relu"):
+        raise DictionaryError(
+            f"{path} has {'a threshold' if found == 'jumprelu' else 'no threshold'}, and the set says {activation}."
+        )
+    prefix = {"relu": "", "jumprelu": "jumprelu_", "topk": "topk_"}[activation or found]
+    config = DictionaryConfig(f"{prefix}{'skip_' if 'W_skip' in tensors else ''}transcoder", hooks[0], (hooks[1],), k=k)
     return Dictionary(config, MixedWeights(tensors, made), source=source)
 
 
@@ -119,6 +153,38 @@ def _cross_layer(folder: Folder, reads: Any, writes: Any, origin: str) -> list[D
         opened.append(
             Dictionary(config, MixedWeights(tensors, {**made, "b_dec": b_dec}), source=f"{folder.source}#layer_{layer}")
         )
+    return opened
+
+
+def _listed_cross_layer(files: Sequence[tuple[Path, str]], reads: Any, writes: Any, origin: str) -> list[Dictionary]:
+    """Opens Gemma Scope 2's: a file a layer, whose w_dec [d_sae, output, d_out] has a part for every layer of the model,
+    of which those from its own upwards count; as circuit-tracer's `load_gemma_scope_2_clt` takes them."""
+    outs = [hook_in_layer(writes, layer, origin) for layer in range(len(files))]
+    opened = []
+    for layer, (path, source) in enumerate(files):
+        file = SafetensorsFile(path)
+        entries = {name.lower(): name for name in file.entries}
+        known = ("w_enc", "w_dec", "b_enc", "b_dec", "threshold", "affine_skip_connection")
+        if missing := [name for name in known[:5] if name not in entries]:
+            raise DictionaryError(f"{path} lacks {', '.join(missing)}, which a cross-layer transcoder has.")
+        if extra := sorted(set(entries) - set(known)):
+            raise DictionaryError(f"{path} holds {extra[0]}, which is not known of a cross-layer transcoder.")
+        decoder = file.view(entries["w_dec"])
+        if decoder.ndim != 3 or decoder.shape[1] != len(files):
+            raise DictionaryError(
+                f"{path} has w_dec {list(decoder.shape)}; expected one part for each of the {len(files)} layers."
+            )
+        bias = file.view(entries["b_dec"])
+        b_dec = torch.zeros(len(files) - layer, decoder.shape[-1], dtype=bias.dtype)
+        b_dec[0] = bias.reshape(-1)
+        tensors = {ours: (file, entries[ours.lower()], False) for ours in ("W_enc", "b_enc", "threshold")}
+        has_skip = "affine_skip_connection" in entries
+        if has_skip:
+            tensors["W_skip"] = (file, entries["affine_skip_connection"], True)  # stored [d_in, d_out]
+        kind = f"jumprelu_{'skip_' if has_skip else ''}cross_layer_transcoder"
+        config = DictionaryConfig(kind, hook_in_layer(reads, layer, origin), tuple(outs[layer:]))
+        weights = MixedWeights(tensors, {"W_dec": decoder[:, layer:], "b_dec": b_dec})
+        opened.append(Dictionary(config, weights, source=source))
     return opened
 
 

@@ -17,9 +17,11 @@ from circuitsae.dictionaries.loaders.plugin import Folder, Format
 from circuitsae.dictionaries.loaders.sites import hook_of
 from circuitsae.dictionaries.loaders.tensors import PickledWeights, read_pickle, tensors_of
 from circuitsae.dictionaries.reader import read_json
+from circuitsae.dictionaries.settings import name_unknown
 from circuitsae.errors import DictionaryError
 
 _WEIGHTS, _CONFIG = "ae.pt", "config.json"
+_PARTS = ("trainer", "buffer", "eval_results", "eval")
 
 _ARCHITECTURES = {
     "AutoEncoder": "standard", "AutoEncoderNew": "standard", "GatedAutoEncoder": "gated", "AutoEncoderTopK": "topk",
@@ -42,6 +44,7 @@ class DictionaryLearning(Format):
 
     name = "dictionary-learning"
     files = f"{_WEIGHTS} and {_CONFIG}"
+    origin = "dictionary_learning, feature-circuits, SAEBench, andyrdt's"
 
     def wanted(self, names: Collection[str]) -> list[str]:
         """Returns the weights, and the configuration if there is one."""
@@ -61,22 +64,32 @@ class DictionaryLearning(Format):
         stored = tensors_of(read_pickle(path), path)
         kind = _class(trainer, stored, path)
         architecture = _ARCHITECTURES[kind]
+        name_unknown(trainer, self.name, folder.path / _CONFIG)
+        name_unknown((key for key in config if key not in _PARTS), self.name, folder.path / _CONFIG)
         k = trainer.get("k", int(stored["k"]) if "k" in stored and stored["k"].numel() == 1 else None)
-        if architecture == "topk" and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
-            raise DictionaryError(
-                f"{path} is an AutoEncoderTopK without k; expected it in {_CONFIG} or beside the weights."
-            )
+        k = folder.kept(k, path) if architecture == "topk" else None
+        _check_io(config.get("buffer"), folder)
         hook = folder.hook_in or _hook(trainer, f"{folder.source}/{folder.path.as_posix()}", folder.path)
         settings = DictionaryConfig(
             architecture=architecture,
             hook_in=hook,
             hook_outs=tuple(folder.hook_outs or (hook,)),
-            k=k if architecture == "topk" else None,
+            k=k,
             apply_b_dec_to_input=kind not in _KEEPS_INPUT,
             metadata={"model_name": trainer["lm_name"]} if isinstance(trainer.get("lm_name"), str) else {},
         )
         weights = PickledWeights(path, lambda: _tensors(tensors_of(read_pickle(path), path), architecture))
         return [Dictionary(settings, weights, source=folder.source)]
+
+
+def _check_io(buffer: Any, folder: Folder) -> None:
+    """Refuses what was trained on what a module reads, where nothing says the hook point."""
+    io = buffer.get("io", "out") if isinstance(buffer, Mapping) else "out"
+    if io != "out" and folder.hook_in is None:
+        raise DictionaryError(
+            f"{folder.path / _CONFIG} says that it was trained with io {io!r:.40} of its module, not on what that writes; "
+            "say the hook point with hook_in=, for a transcoder hook_outs= too."
+        )
 
 
 def _class(trainer: Mapping[str, Any], stored: Mapping[str, Tensor], path: Path) -> str:

@@ -6,18 +6,29 @@ the names of the repository and the folder alone. Sources: arXiv 2408.05147; SAE
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.config import DictionaryConfig
 from circuitsae.dictionaries.loaders.plugin import Folder, Format
 from circuitsae.dictionaries.loaders.tensors import Archive, ArchiveWeights, MixedWeights
-from circuitsae.dictionaries.reader import SafetensorsFile
+from circuitsae.dictionaries.reader import SafetensorsFile, read_json
+from circuitsae.dictionaries.settings import name_unknown
 from circuitsae.dictionaries.weights import Weights
 from circuitsae.errors import DictionaryError
 
 _FILES = ("params.npz", "params.safetensors")
+_CONFIG = "config.json"
+_MODULES = {
+    "output": "hook_resid_post",
+    "self_attn.o_proj.input": "attn.hook_z",
+    "pre_feedforward_layernorm.output": "mlp.hook_in",
+    "post_feedforward_layernorm.output": "hook_mlp_out",
+}
+"""Gemma 3's modules, as Gemma Scope 2's settings name them."""
+
 _TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 
 
@@ -26,10 +37,12 @@ class GemmaScope(Format):
 
     name = "gemma-scope"
     files = " or ".join(_FILES)
+    origin = "Gemma Scope 1 and 2"
 
     def wanted(self, names: Collection[str]) -> list[str]:
-        """Returns the one file."""
-        return [name for name in _FILES if name in names][:1]
+        """Returns the one file, and Gemma Scope 2's settings if they lie beside it."""
+        found = [name for name in _FILES if name in names][:1]
+        return [*found, _CONFIG] if found and _CONFIG in names else found
 
     def read(self, folder: Folder) -> list[Dictionary]:
         """Opens it; rows and columns are read in place.
@@ -38,13 +51,38 @@ class GemmaScope(Format):
             DictionaryError: The file is damaged, or neither the place's name nor `hook_in` tells the hook point.
         """
         path = folder.path / folder.names[0]
-        hooks = folder.hooks or _hooks(f"{folder.source}/{folder.path.as_posix()}")
+        said = read_json(folder.path / _CONFIG) if _CONFIG in folder.names else {}
+        named = _said(said, f"{folder.path / _CONFIG}")
+        hooks = folder.hooks or _hooks(f"{folder.source}/{folder.path.as_posix()}") or named
         if hooks is None:
             raise DictionaryError(
                 f"{path} does not say what it was trained on, and its folders are not named as Gemma "
                 "Scope's are (gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82); say it with hook_in=."
             )
-        return [open_params(path, hooks, source=folder.source)]
+        found = open_params(path, hooks, source=folder.source)
+        if "affine_connection" in said and bool(said["affine_connection"]) != ("W_skip" in found.weights.names):
+            raise DictionaryError(
+                f"{folder.path / _CONFIG} says affine_connection {said['affine_connection']!r:.40}, and {path.name} has "
+                f"{'an' if 'W_skip' in found.weights.names else 'no'} affine_skip_connection."
+            )
+        return [found]
+
+
+def _said(settings: Mapping[str, Any], origin: str) -> tuple[str, str] | None:
+    """Returns the hook points that Gemma Scope 2's settings name, if they are known."""
+    name_unknown(settings, GemmaScope.name, origin)
+    if settings.get("architecture", "jump_relu") != "jump_relu":
+        raise DictionaryError(f"{origin} says the architecture {settings['architecture']!r:.40}; expected jump_relu.")
+    hooks = []
+    reads = settings.get("hf_hook_point_in")
+    for name in (reads, settings.get("hf_hook_point_out") or reads):
+        match = (
+            re.fullmatch(r"(?:model\.|language_model\.)*layers\.(\d+)\.(.+)", name) if isinstance(name, str) else None
+        )
+        if match is None or match[2] not in _MODULES:
+            return None
+        hooks.append(f"blocks.{int(match[1])}.{_MODULES[match[2]]}")
+    return hooks[0], hooks[1]
 
 
 def open_params(path: Path, hooks: Sequence[str], *, source: str) -> Dictionary:

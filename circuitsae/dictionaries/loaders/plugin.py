@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from circuitsae import registry
 from circuitsae.dictionaries.base import Dictionary
-from circuitsae.errors import PluginError
+from circuitsae.errors import DictionaryError, PluginError
 
 
 @runtime_checkable
@@ -35,6 +35,7 @@ class Folder:
         source: Where it is from, as circuits record it: a path, or `hf://ORG/NAME/PATH@COMMIT`.
         hook_in: Hook point it reads, where the files name none or another spelling is wanted.
         hook_outs: Hook points it writes, likewise.
+        k: How many features a row keeps, where the files don't say.
     """
 
     path: Path
@@ -42,11 +43,26 @@ class Folder:
     source: str
     hook_in: str | None = None
     hook_outs: Sequence[str] | None = None
+    k: int | None = None
 
     @property
     def hooks(self) -> tuple[str, ...] | None:
         """The hook points that are asked for: the one read, then those written, which is the same unless said."""
         return (self.hook_in, *(self.hook_outs or (self.hook_in,))) if self.hook_in else None
+
+    def kept(self, said: object, origin: object) -> int:
+        """Returns how many features a row of a top-k dictionary keeps: what the files say, else what is given.
+
+        Raises:
+            DictionaryError: Neither is a whole number of at least one.
+        """
+        k = self.k if said is None else said
+        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+            raise DictionaryError(
+                f"{origin} is of a top-k dictionary and has k {k!r:.60}; expected how many features a row keeps: say it "
+                "with k=."
+            )
+        return k
 
 
 class Format(ABC):
@@ -58,10 +74,12 @@ class Format(ABC):
     Attributes:
         name: What it is registered under.
         files: What a dictionary of this format consists of, for messages.
+        origin: Whose format it is, for the documentation.
     """
 
     name: ClassVar[str]
     files: ClassVar[str]
+    origin: ClassVar[str] = ""
 
     @abstractmethod
     def wanted(self, names: Collection[str]) -> list[str]:

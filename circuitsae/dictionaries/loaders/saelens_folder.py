@@ -12,6 +12,7 @@ class SaelensFolder(Format):
 
     name = "saelens-folder"
     files = f"{CONFIG} and {WEIGHTS}"
+    origin = "SAELens 2 to 6, and `save_folder`"
 
     def wanted(self, names: Collection[str]) -> list[str]:
         """Returns the two files; one alone is a folder that was left half written, which reading it says."""

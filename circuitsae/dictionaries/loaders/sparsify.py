@@ -12,7 +12,8 @@ from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.config import DictionaryConfig
 from circuitsae.dictionaries.loaders.plugin import Folder, Format
 from circuitsae.dictionaries.loaders.sites import hook_of
-from circuitsae.dictionaries.reader import CONFIG, FileWeights, SafetensorsFile, read_json
+from circuitsae.dictionaries.reader import CONFIG, FileWeights, SafetensorsFile, plain, read_json
+from circuitsae.dictionaries.settings import name_unknown
 from circuitsae.errors import DictionaryError
 
 _WEIGHTS = "sae.safetensors"
@@ -24,6 +25,7 @@ class Sparsify(Format):
 
     name = "sparsify"
     files = f"{CONFIG} and {_WEIGHTS}"
+    origin = "EleutherAI's sparsify"
 
     def wanted(self, names: Collection[str]) -> list[str]:
         """Returns the two files."""
@@ -38,15 +40,19 @@ class Sparsify(Format):
         cfg = read_json(folder.path / CONFIG)
         file = SafetensorsFile(folder.path / _WEIGHTS)
         origin = str(folder.path / CONFIG)
+        name_unknown(cfg, self.name, origin)
         activation = cfg.get("activation", "topk")
         if activation != "topk":
             raise DictionaryError(
                 f"{origin} asks for the activation {activation!r:.60}, which is not supported; expected topk."
             )
-        k = cfg.get("k")
-        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-            raise DictionaryError(f"{origin} has k {k!r:.60}; expected how many features a row keeps.")
-        is_transcoder, has_skip = bool(cfg.get("transcode")), "W_skip" in file.entries
+        k = folder.kept(cfg.get("k"), origin)
+        is_transcoder, has_skip = bool(cfg.get("transcode")), "W_skip" in map(plain, file.entries)
+        if bool(cfg.get("skip_connection")) != has_skip:
+            raise DictionaryError(
+                f"{origin} has skip_connection {cfg.get('skip_connection')!r:.60}, and the weights "
+                f"{'a' if has_skip else 'no'} W_skip."
+            )
         if is_transcoder and cfg.get("signed"):
             raise DictionaryError(f"{origin} is a transcoder with signed activations, which is not supported.")
         if is_transcoder:
@@ -57,7 +63,7 @@ class Sparsify(Format):
         tensors = {}
         for name, entry in file.entries.items():
             is_turned = name.endswith(".weight") and len(entry.shape) == 2  # as torch.nn.Linear keeps them
-            tensors[_NAMES.get(name, name)] = (file, name, is_turned)
+            tensors[_NAMES.get(plain(name), plain(name))] = (file, name, is_turned)
         config = DictionaryConfig(
             architecture=architecture,
             hook_in=hooks[0],

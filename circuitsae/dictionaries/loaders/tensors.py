@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from circuitsae.dictionaries.reader import FileWeights, SafetensorsFile
+from circuitsae.dictionaries.reader import FileWeights, SafetensorsFile, plain
 from circuitsae.dictionaries.weights import MemoryWeights, Weights, pieces
 from circuitsae.errors import DictionaryError
 
@@ -358,7 +358,7 @@ def tensors_of(found: Any, path: Path) -> dict[str, Tensor]:
             raise DictionaryError(f"{name} in {path} is not a plain tensor ({value.layout}, {value.dtype}).")
         if value.numel() * value.element_size() > size:
             raise DictionaryError(f"{name} in {path} claims {value.numel()} numbers, more than the file holds.")
-        tensors[name] = value
+        tensors[plain(name)] = value
     return tensors
 
 

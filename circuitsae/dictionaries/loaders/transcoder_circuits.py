@@ -16,6 +16,7 @@ from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.config import DictionaryConfig
 from circuitsae.dictionaries.loaders.plugin import Folder, Format
 from circuitsae.dictionaries.loaders.tensors import PickledWeights, read_pickle, tensors_of
+from circuitsae.dictionaries.settings import name_unknown
 from circuitsae.errors import DictionaryError
 
 _FILE = re.compile(r"final_sparse_autoencoder_.+\.pt")
@@ -27,6 +28,7 @@ class TranscoderCircuits(Format):
 
     name = "transcoder-circuits"
     files = "final_sparse_autoencoder_*.pt"
+    origin = "the GPT-2 transcoders of Dunefsky, Chlenski and Nanda"
 
     def wanted(self, names: Collection[str]) -> list[str]:
         """Returns every file of a transcoder."""
@@ -49,6 +51,11 @@ class TranscoderCircuits(Format):
 
 def _open(path: Path, source: str, hook_in: str | None, hook_outs: Sequence[str] | None) -> Dictionary:
     about = vars(_read(path)["cfg"])
+    name_unknown(about, TranscoderCircuits.name, path)
+    if about.get("is_sparse_connection"):
+        raise DictionaryError(f"{path} is a sparse connection between two dictionaries, which is not supported.")
+    if about.get("hook_point_head_index") is not None:
+        raise DictionaryError(f"{path} reads one attention head, which is not supported.")
     if not about.get("is_transcoder"):
         raise DictionaryError(f"{path} is an SAE, not a transcoder; expected one of transcoder_circuits' transcoders.")
     reads, writes = hook_in or about.get("hook_point"), (hook_outs or [about.get("out_hook_point")])[0]
