@@ -78,11 +78,11 @@ def making(folder: Path) -> Generator[Path]:
         InputError: `folder` has something in it, or can't be written.
     """
     with _explained(folder):
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise InputError(f"{str(folder)!r} is there and not empty; name an empty folder, or a new one.")
         place = Path(os.path.realpath(folder))
         place.parent.mkdir(parents=True, exist_ok=True)
         with scratch(place.parent) as temporary:
+            if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+                raise InputError(f"{str(folder)!r} is there and not empty; name an empty folder, or a new one.")
             (temporary / place.name).mkdir()
             yield temporary / place.name
             move(temporary / place.name, place)
