@@ -20,8 +20,8 @@ class UnknownNameError(InputError):
     """A name that nothing is registered, attached or stored under."""
 
     def __init__(self, what: str, name: object, known: Iterable[str], hint: str = "") -> None:
-        known = list(known)
-        near = near_matches(str(name), known)
+        known, given = list(known), str(name)[:200]
+        near = near_matches(given, known)
         if near:
             tail = f"did you mean {_join(near)}?"
         elif known:
@@ -29,7 +29,7 @@ class UnknownNameError(InputError):
             tail = f"there is {_join(shown, 'and')}" + (f" and {len(known) - 12} more." if len(known) > 12 else ".")
         else:
             tail = "there is none."
-        super().__init__(f"No {what} is called {str(name)!r}; {tail}" + (f" {hint}" if hint else ""))
+        super().__init__(f"No {what} is called {given!r}; {tail}" + (f" {hint}" if hint else ""))
         self.name, self.known, self.near = str(name), known, near
 
 

@@ -33,7 +33,7 @@ def export_files(circuit: Circuit, format: str, form: Form | None, shown: Mappin
     if format == "python":
         return {f"{stem}.py": python_program(circuit, form, shown)}
     if format == "html":
-        state = {**(shown.get("state") or {}), "overlay": shown.get("overlay"), "note": shown.get("note")}
+        state = {**_table(shown, "state"), "overlay": shown.get("overlay"), "note": shown.get("note")}
         return {f"{stem}.html": circuit_page(circuit, state)}
     content = registry.get("exporters", format)(circuit)
     parts = content if isinstance(content, Mapping) else {registry.find("exporters", format).extra["suffix"]: content}
@@ -59,9 +59,9 @@ def python_program(circuit: Circuit, form: Form | None, shown: Mapping[str, Any]
         f"circuit = cs.trace(spliced, task, {options})",
         "print(circuit.report())",
     ]
-    edits = read_edits(list(shown.get("edits") or []))
+    edits = read_edits(shown.get("edits") or [])
     if edits:
-        ways = "".join(f", {name}='frozen'" for name in WAYS if (shown.get("options") or {}).get(name) == "frozen")
+        ways = "".join(f", {name}='frozen'" for name in WAYS if _table(shown, "options").get(name) == "frozen")
         lines += [
             "",
             "edits = [",
@@ -71,10 +71,16 @@ def python_program(circuit: Circuit, form: Form | None, shown: Mapping[str, Any]
             'print(f"metric {result.metric_before:.4g} -> {result.metric_after:.4g}, effect {result.effect:+.4g}")',
             "print(result.top_tokens(5))",
         ]
-    pins = [key for key in (shown.get("state") or {}).get("pins") or [] if key in circuit]
+    pins = _table(shown, "state").get("pins")
+    pins = [key for key in pins if isinstance(key, str) and key in circuit] if isinstance(pins, list) else []
     if pins:
         lines += ["", f"pinned = circuit.subgraph({sorted(pins)!r})", "print(len(pinned), 'pinned nodes')"]
     return "\n".join(lines) + "\n"
+
+
+def _table(shown: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = shown.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _written(edit: Any) -> str:

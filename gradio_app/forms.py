@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitsae import registry
 from circuitsae.errors import InputError, TaskError, UnknownNameError
+from circuitsae.graph.schema import shown
 from gradio_app.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,21 +46,23 @@ class Form:
         return {"method": self.method, "linearisation": self.linearisation, "max_nodes": self.nodes}
 
 
-def read_form(given: Mapping[str, Any], settings: Settings) -> Form:
+def read_form(given: Any, settings: Settings) -> Form:
     """Returns the form that plain data describe, perhaps a stranger's link; what is missing is the default.
 
     Raises:
-        InputError: A field of the wrong type, an unknown name, or a number out of range.
+        InputError: It has no fields, a field of the wrong type, an unknown name, or a number out of range.
     """
+    if not isinstance(given, Mapping):
+        raise InputError(f"The form is {shown(given)}; expected fields by name.")
     types: dict[str, type] = {f.name: int if f.name == "nodes" else str for f in fields(Form)}
     values: dict[str, Any] = {"preset": settings.preset, "prompt": ""}
     for name, value in given.items():
         if name not in types or value is None:
             continue
-        if types[name] is int and isinstance(value, float) and value == int(value):
+        if types[name] is int and isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, types[name]) or isinstance(value, bool):
-            raise InputError(f"The field {name!r} is {str(value)[:60]!r}; expected {types[name].__name__}.")
+            raise InputError(f"The field {name!r} is {shown(value)}; expected {types[name].__name__}.")
         values[name] = value
     form = Form(**values)
     if form.preset not in settings.presets:
@@ -73,7 +76,7 @@ def read_form(given: Mapping[str, Any], settings: Settings) -> Form:
     if form.linearisation not in LINEARISATIONS:
         raise UnknownNameError("linearisation", form.linearisation, LINEARISATIONS)
     if not 1 <= form.nodes <= settings.max_nodes:
-        raise InputError(f"{form.nodes} nodes were asked for; expected 1 to {settings.max_nodes}.")
+        raise InputError(f"{shown(form.nodes)} nodes were asked for; expected 1 to {settings.max_nodes}.")
     return form
 
 

@@ -12,6 +12,7 @@ from circuitsae.attribution.effects import make_context
 from circuitsae.attribution.exact import ablating_edit, measure
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.graph.circuit import Circuit
+from circuitsae.graph.schema import shown
 from circuitsae.interventions.freezing import frozen_hooks
 from circuitsae.model.edits import run_edited
 from circuitsae.model.masks import FeatureMask, Masks, VectorMask, run_masked
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 WAYS = {"errors": ("live", "frozen"), "attention": ("free", "frozen")}
 OPERATIONS = ("ablate", "scale", "set", "add")
 MAX_EDITS = 500
+LARGEST = 1e30  # what float32 holds, with some room to compute in
 TOKENS = 8
 
 
@@ -40,15 +42,17 @@ def read_edits(given: Any) -> list[interventions.Intervention]:
     edits: list[interventions.Intervention] = []
     for one in given:
         if not isinstance(one, dict) or not isinstance(one.get("key"), str):
-            raise InputError(f"{str(one)[:60]!r} is no intervention; expected key, op and value.")
+            raise InputError(f"{shown(one)} is no intervention; expected key, op and value.")
         key, op, value = one["key"], one.get("op", "ablate"), one.get("value")
         if op not in OPERATIONS:
             raise UnknownNameError("intervention", op, OPERATIONS)
         if op == "ablate":
             edits.append(interventions.Ablate(key))
             continue
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise InputError(f"{op} needs a number; it was given {str(value)[:40]!r} for {key!r}.")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= LARGEST:
+            raise InputError(
+                f"{op} needs a number, at most {LARGEST:.0e}; it was given {shown(value)} for {shown(key)}."
+            )
         made = {"scale": interventions.Scale, "set": interventions.Set, "add": interventions.Add}[op]
         edits.append(made(key, float(value)))
     return edits

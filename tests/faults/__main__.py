@@ -120,6 +120,7 @@ def start(command: Command, inputs: Path, folder: Path, prepare: Callable[[], ob
         os.environ["CIRCUITSAE_CACHE"] = str(folder / "cache")
         os.dup2(writing, 1)
         os.dup2(writing, 2)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)
         try:
             if prepare is not None:
                 prepare()

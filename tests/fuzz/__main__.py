@@ -61,7 +61,24 @@ def exchange(data: bytes, seed: int) -> bytes | None:
     if not places:
         return None
     (to, key), (source, other) = draw.choice(places), draw.choice(places)
-    odd = [None, True, -1, 0, 1e308, 2**70, "", "token@0", "../..", [], {}, [[]], source[other]]
+    odd = [
+        None,
+        True,
+        -1,
+        0,
+        1e308,
+        2**70,
+        10**400,
+        "\ud800",
+        float("nan"),
+        "",
+        "token@0",
+        "../..",
+        [],
+        {},
+        [[]],
+        source[other],
+    ]
     to[key] = draw.choice(odd)
     try:
         return json.dumps(document).encode()

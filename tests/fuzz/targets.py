@@ -3,19 +3,33 @@
 Hypothesis runs them in `test_strangers_files.py`, atheris one at a time for as long as is wanted (`__main__.py`).
 """
 
+import functools
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from circuitsae.errors import CircuitsaeError
+import circuitsae as cs
+from circuitsae import registry
+from circuitsae.errors import CircuitsaeError, InputError
 from circuitsae.export.circuit_tracer import from_circuit_tracer
-from circuitsae.export.formats import as_csv, as_html
 from circuitsae.export.tables import from_cytoscape
 from circuitsae.graph.circuit import Circuit
 from circuitsae.graph.labels import read_labels
 from circuitsae.labels.neuronpedia import NeuronpediaExport
 from circuitsae.labels.parquet import ParquetLabels
 from circuitsae.presets import read_preset
+from circuitsae.task.reading import read_tasks
+from circuitsae.task.vocabulary import Vocabulary
+from gradio_app.exporting import FORMATS, export_files
+from gradio_app.forms import read_form
+from gradio_app.links import decode_state
+from gradio_app.measuring import read_edits
+from gradio_app.settings import Settings
+from tests.synthetic import synthetic_circuit
+
+EXPORTERS = ("json", "node-link", "graphml", "gexf", "dot", "csv", "html", "svg", "circuit-tracer", "cytoscape")
+SETTINGS = Settings("tiny", ("tiny", "smollm2"))
 
 
 def circuit(data: bytes) -> None:
@@ -83,11 +97,71 @@ def preset(data: bytes) -> None:
         read_preset(path)
 
 
+def tasks_jsonl(data: bytes) -> None:
+    """Task sets in JSON lines."""
+    _tasks(data, "tasks.jsonl")
+
+
+def tasks_json(data: bytes) -> None:
+    """Task sets in a JSON list."""
+    _tasks(data, "tasks.json")
+
+
+def tasks_csv(data: bytes) -> None:
+    """Task sets in CSV."""
+    _tasks(data, "tasks.csv")
+
+
+def tasks_parquet(data: bytes) -> None:
+    """Task sets in Parquet."""
+    _tasks(data, "tasks.parquet")
+
+
+def link(data: bytes) -> None:
+    """What stands after `?c=`, and the form in it."""
+    state = decode_state(data.decode("latin-1"))
+    read_form(state.get("form") or {}, SETTINGS)
+
+
+def form(data: bytes) -> None:
+    """A form's fields, interventions, and what the page shows, as JSON."""
+    try:
+        given = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InputError("It is not JSON.") from None
+    asked = read_form(given, SETTINGS)
+    for format in FORMATS:
+        export_files(_circuit(), format, asked, given)
+    read_edits(given.get("edits"))
+
+
+@functools.cache
+def _circuit() -> Circuit:
+    return synthetic_circuit(seed=1, n_features=5, n_edges=12)
+
+
+@functools.cache
+def _vocabulary() -> Vocabulary:
+    return cs.load("tiny", sites=("blocks.3.hook_resid_post",)).vocabulary
+
+
+def _tasks(data: bytes, name: str) -> None:
+    with _file(name, data) as path:
+        read = read_tasks(path, _vocabulary())
+        read.records()
+        _ = read.fingerprint
+        read.write(path.with_name("written.jsonl"))
+        assert [t.prompt for t in read_tasks(path.with_name("written.jsonl"), _vocabulary())] == [
+            t.prompt for t in read
+        ]
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
         *(circuit, circuit_tracer, cytoscape, parquet, csv),
         *(json_labels, jsonl_labels, neuronpedia, neuronpedia_unpacked, preset),
+        *(tasks_jsonl, tasks_json, tasks_csv, tasks_parquet, link, form),
     )
 }
 
@@ -120,6 +194,6 @@ class _file:
 
 def _show(found: Circuit) -> None:
     assert Circuit.from_json(found.to_json()) == found
-    as_html(found)
-    as_csv(found)
+    for name in EXPORTERS:
+        registry.get("exporters", name)(found)
     found.report()

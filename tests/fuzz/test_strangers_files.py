@@ -69,13 +69,13 @@ def test_good_files_that_were_damaged(name: str, good: dict[str, bytes], first: 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-    | st.sampled_from(["metric", "token@0", f"{SITE}/1@0", "__proto__", "../..", "blocks.0.x/1@*", 2**70, -(2**70)]),
+    | st.sampled_from(["metric", "token@0", f"{SITE}/1@0", "__proto__", "../..", "blocks.0.x/1@*", 2**70, -(2**70), 10**400, 1e308, "\ud800"]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=12,
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["circuit", "circuit_tracer", "cytoscape", "json_labels"])
+@pytest.mark.parametrize("name", ["circuit", "circuit_tracer", "cytoscape", "json_labels", "tasks_json", "form"])
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_good_json_with_a_part_exchanged(name: str, good: dict[str, bytes], data: st.DataObject) -> None:
