@@ -20,7 +20,7 @@ from circuitsae import __version__, names
 from circuitsae.errors import GraphFileError, InputError
 from circuitsae.files import read_whole, write_whole
 from circuitsae.graph.circuit import Circuit, refuse_pickle
-from circuitsae.graph.schema import FROM_KEY, Attributes, Graph, shown
+from circuitsae.graph.schema import FROM_KEY, Attributes, Graph, is_number, shown
 
 _MAX_BYTES = 512 * 2**20
 _KIND = {
@@ -472,7 +472,7 @@ def _theirs(document: dict[str, Any], nodes: list[dict[str, Any]], links: list[d
                 raise InputError(f"links[{number}].{name} is {shown(end)}; there is no such node.")
             ends.append(by_id[end])
         weight = link.get("weight")
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
+        if not is_number(weight):
             raise InputError(f"links[{number}].weight is {shown(weight)}; expected a number.")
         pair = _pair(ends[0], ends[1], seen)
         if pair is None:
@@ -531,7 +531,7 @@ def _their_node(row: dict[str, Any], where: str, site: str, tokens: Sequence[str
         data["token"] = tokens[position]
     for name in ("activation", "influence"):
         value = row.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if is_number(value):
             data[name] = value
     if isinstance(row.get("clerp"), str) and row["clerp"]:
         data["label"] = row["clerp"]

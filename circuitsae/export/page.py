@@ -11,6 +11,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
+from circuitsae.errors import InputError
 from circuitsae.export.view import view_payload
 from circuitsae.graph.circuit import Circuit
 
@@ -71,6 +72,9 @@ def circuit_page(circuit: Circuit, state: Mapping[str, Any] | None = None) -> st
         circuit: What is drawn.
         state: What the drawing's `getState` returned (docs/drawing.md): thresholds, pins, groups, selection, view. The
             page opens with it; what does not fit the circuit is passed over. The circuit's own pins and groups by default.
+
+    Raises:
+        InputError: The state is not JSON.
     """
     script, style = drawing_script() + _START, drawing_style() + _asset("page.css")
     # A picture is saved by drawing the page's own SVG, which the page names as a data: address.
@@ -81,7 +85,10 @@ def circuit_page(circuit: Circuit, state: Mapping[str, Any] | None = None) -> st
     title = html.escape((circuit.prompt or "Circuit")[:200].encode("utf-8", "replace").decode())
     if state is None:
         state = {name: circuit.graph.graph[name] for name in ("pins", "groups") if name in circuit.graph.graph} or None
-    data = embedded_json({"payload": view_payload(circuit), "state": state})
+    try:
+        data = embedded_json({"payload": view_payload(circuit), "state": state})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"The page's state is not JSON: {error}.") from None
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'

@@ -8,8 +8,9 @@ agree with their key, finite numbers, no cycle. [to_document][circuitsae.graph.s
 import math
 import numbers
 import reprlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
 import networkx as nx
 
@@ -284,10 +285,12 @@ def _normalise_graph_attributes(graph: Graph) -> None:
 def _plain(value: Any, where: Callable[[], str], depth: int = 0) -> Any:
     """Returns a value in JSON's own types: text, whole numbers, finite numbers, truth values, null, lists, objects."""
     kind = cast(type[Any], type(value))
-    if value is None or kind is str or kind is bool or kind is int:
+    if value is None or kind is str or kind is bool:
         return value
     if isinstance(value, numbers.Integral):
-        return int(value)
+        if not is_number(value := int(value)):  # no float holds it, and Python may not even print it
+            raise InputError(f"The {where()} holds a whole number of over 300 digits; numbers in a circuit are finite.")
+        return value
     if isinstance(value, numbers.Real):
         if not math.isfinite(value):
             raise InputError(f"The {where()} holds {float(value)}; numbers in a circuit are finite.")
@@ -323,16 +326,17 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value is a number that a float holds: finite, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in cast(list[Any], value))
 
 
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_number(item) for item in cast(list[Any], value))
+def is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(is_number(item) for item in cast(list[Any], value))
 
 
 def _is_object(value: Any) -> bool:
@@ -345,7 +349,7 @@ def _is_metric(value: Any) -> bool:
 
 def _is_token_shares(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(row, list) and len(cast(list[Any], row)) == 2 and isinstance(row[0], str) and _is_number(row[1])
+        isinstance(row, list) and len(cast(list[Any], row)) == 2 and isinstance(row[0], str) and is_number(row[1])
         for row in cast(list[Any], value)
     )
 
@@ -368,14 +372,14 @@ _GRAPH_ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, list) and all(map(_is_object, cast(list[Any], value))),
     ),
     "sites": ("a list of site ids", _is_texts),
-    "prompt": ("text, or token ids", lambda value: _is_text(value) or _is_numbers(value)),
+    "prompt": ("text, or token ids", lambda value: _is_text(value) or is_numbers(value)),
     "tokens": ("a list of texts", _is_texts),
-    "token_ids": ("a list of whole numbers", _is_numbers),
-    "patch": ("text, token ids or null", lambda value: value is None or _is_text(value) or _is_numbers(value)),
+    "token_ids": ("a list of whole numbers", is_numbers),
+    "patch": ("text, token ids or null", lambda value: value is None or _is_text(value) or is_numbers(value)),
     "patch_tokens": ("a list of texts", lambda value: value is None or _is_texts(value)),
     "metric": ("an object with name and description", _is_metric),
-    "metric_value": ("a number", _is_number),
-    "baseline_metric_value": ("a number, or null", lambda value: value is None or _is_number(value)),
+    "metric_value": ("a number", is_number),
+    "baseline_metric_value": ("a number, or null", lambda value: value is None or is_number(value)),
     "top_tokens": ("a list of [token, probability]", _is_token_shares),
     "neuronpedia": _TEXT,
     "pins": ("a list of node keys", _is_texts),
