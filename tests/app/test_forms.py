@@ -54,7 +54,9 @@ def test_what_is_no_list_of_interventions_is_refused(edits: Any) -> None:
 
 @pytest.mark.parametrize("part", ["state", "options", "overlay", "note", "edits"])
 @pytest.mark.parametrize(
-    "value", [[], [1], 3, "x", {"pins": 3}, {"pins": [[], None, NODE]}, [None], float("nan"), 10**5000, {"x": 1e999}]
+    "value",
+    [[], [1], 3, "x", {"pins": 3}, {"pins": [[], None, NODE]}, [None], float("nan"), 10**5000, {"x": 1e999}],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_a_page_claims_to_show_is_data(part: str, value: Any) -> None:
     circuit = synthetic_circuit(seed=1, n_features=5, n_edges=12)
