@@ -65,6 +65,10 @@ class SpliceError(CircuitsaeError, RuntimeError):
     """The loaded model does not let a splice or a freeze hold; the message names the hook point."""
 
 
+class NotFiniteError(CircuitsaeError, ArithmeticError):
+    """Logits, a metric or effects are NaN or infinite; the message names the first place that is, and what helps."""
+
+
 class PluginError(CircuitsaeError):
     """A plugin is broken; the message names it and its distribution."""
 

@@ -49,7 +49,8 @@ def page_head(engine: Engine) -> str:
                 "colours": entry.colours,
                 "shown": shown_as(entry),
                 "limits": _limits(engine),
-            }
+            },
+            allow_nan=False,
         )
         scripts += "CircuitApp.first = " + first.replace("<", "\\u003c") + ";\n"
     assert "</script" not in scripts

@@ -15,6 +15,7 @@ from circuitsae.attribution.nodes import NodeBlock, NodeEffects
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.model.caching import KeyValues, key_values
 from circuitsae.model.checks import freezes, verify
+from circuitsae.model.finite import refuse_effects
 from circuitsae.model.hooks import Hook
 from circuitsae.model.runs import (
     EMBED,
@@ -267,6 +268,8 @@ class Context:
         self, extra: Sequence[tuple[str, Hook]]
     ) -> tuple[dict[str, Float[Tensor, "pos _d_out"]], Float[Tensor, "pos d_model"]]:
         spliced, run = self.spliced, self.run
+        if self.readout.vanishes(run.logits[None]):
+            raise InputError(self._flat)
         through = self.gradient == "through-dictionary"
         at = cuts(spliced, run.n_tokens, joined=range(len(spliced.dictionaries)) if through else ())
         found = differentiate(
@@ -308,9 +311,19 @@ class Context:
             )
             value = self.readout.of(captured)
         self.passes["forward"] += 1
+        if captured.logits is not None and self.readout.vanishes(captured.logits):
+            raise InputError(self._flat)
         if run_too:
             kept.run = take_apart(self.spliced, self.task.tokens, captured, self.readout)
         return captured, value
+
+    @property
+    def _flat(self) -> str:
+        return (
+            f"The gradient of the metric ({self.task.metric.description.get('description')}) is zero at the clean run, so "
+            "every effect predicted from it would be 0, and every edge; method='ablation' measures effects, of "
+            "node_effects and of intervene, and integrated-gradients takes gradients elsewhere."
+        )
 
     def backward(self, value: Tensor, inputs: Sequence[Tensor], *, retain: bool = False) -> list[Tensor]:
         """Returns a metric's gradients by activations of a run, zero where it doesn't depend on them.
@@ -420,7 +433,13 @@ class Context:
         return NodeBlock("token", "", torch.arange(len(norms), device=norms.device), None, norms, base, effects)
 
     def finish(self, blocks: Sequence[NodeBlock]) -> NodeEffects:
-        """Returns the blocks with what the context knows of how they came about."""
+        """Returns the blocks with what the context knows of how they came about.
+
+        Raises:
+            NotFiniteError: Effects are NaN or infinite.
+        """
+        for block in blocks:
+            refuse_effects(block.site, [block.effects])
         n_tokens = len(self.task.tokens)
         return NodeEffects(
             blocks=tuple(blocks),

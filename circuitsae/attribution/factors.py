@@ -63,7 +63,7 @@ def _named(spliced: SplicedModel) -> list[Factors]:
     return found
 
 
-_INSTEAD = "relp leaves its rule out with mlps=False, gim with gate=1 and up=1; attribution-patching and auto have no such rule."
+_INSTEAD = "relp leaves its rule out with mlps=False, gim with gate=1 and up=1; attribution-patching has no such rule, and auto does without it."
 
 
 def _try(spliced: SplicedModel, named: list[Factors]) -> None:

@@ -115,7 +115,7 @@ class Console:
 
     def json(self, value: Any) -> None:
         """Writes the result as JSON."""
-        self.print(json.dumps(value, ensure_ascii=False, indent=2))
+        self.print(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
 
     def note(self, text: str) -> None:
         """Says something that is not the result."""

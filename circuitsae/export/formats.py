@@ -142,7 +142,7 @@ def _flat_attributes(data: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, str):
             flat[plain] = _xml_text(value)
         else:  # one type for every row, which a column of unknown meaning might not have
-            flat[plain] = _xml_text(json.dumps(value, ensure_ascii=False))
+            flat[plain] = _xml_text(json.dumps(value, ensure_ascii=False, allow_nan=False))
     return flat
 
 
@@ -169,7 +169,7 @@ def _csv(rows: Iterable[Mapping[str, Any]], first: list[str]) -> str:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, list | dict):
-        value = json.dumps(value)
+        value = json.dumps(value, allow_nan=False)
     if isinstance(value, str) and len(value) > 1 and value[0] in "=+-@\t\r":
         return "'" + value
     return value

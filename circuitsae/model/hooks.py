@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from circuitsae.errors import SpliceError, UnknownNameError
+from circuitsae.model.finite import not_finite, overflows
 from circuitsae.names import layer_of
 
 Hook = Callable[[Tensor], Tensor | None]
@@ -167,6 +168,7 @@ class HookedModel:
 
         Raises:
             SpliceError: A hook point did not fire; the message names it.
+            NotFiniteError: The logits hold NaN or infinity; the message names where that begins.
         """
         seen: set[str] = set()
 
@@ -191,6 +193,8 @@ class HookedModel:
                 logits = self.model(tokens, return_type="logits", **cached)
             except _Stop:
                 logits = None
+        if logits is not None and overflows(logits):
+            raise not_finite(self, tokens)
         for name, hook in hooks:
             if (
                 logits is not None and name not in seen and not isinstance(hook, Watch)
@@ -276,6 +280,16 @@ class HookedModel:
                 gradient = torch.autograd.grad(y, found["x"], torch.ones_like(y), allow_unused=True)[0]
             self._forks = gradient is None
         return self._forks
+
+    @property
+    def points(self) -> Mapping[str, Any]:
+        """All hook points by name and alias."""
+        return self._points
+
+    def attempt(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[tuple[str, Hook]]) -> None:
+        """Runs the bare model with hooks that watch, whatever fires and whatever comes of it."""
+        with self._quiet(), self._attached(hooks):
+            self.model(tokens, return_type="logits")
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.errors import TaskError
+from circuitsae.model.finite import checked
 from circuitsae.model.hooks import Hook, Prefix
 from circuitsae.model.spliced import OnRead, OnWrite, SplicedModel
 from circuitsae.model.tapes import is_long
@@ -172,7 +173,11 @@ class Readout:
         return tuple(sorted({*self.metric.positions, self.n_tokens - 1}))
 
     def of(self, captured: "Captured") -> Float[Tensor, "batch"]:
-        """Returns the metric of each prompt of a run, whether it reads logits or an activation."""
+        """Returns the metric of each prompt of a run, whether it reads logits or an activation.
+
+        Raises:
+            NotFiniteError: It is NaN or infinite.
+        """
         assert self.metric is not None
         if self.metric.reads is None:
             logits = captured.scores if self.uncapped else captured.logits
@@ -180,7 +185,27 @@ class Readout:
             return self.value(logits)
         assert captured.observed is not None
         x = captured.observed
-        return self.metric(x if self.metric.positions is None else x[:, list(self.metric.positions)])
+        return self._checked(self.metric(x if self.metric.positions is None else x[:, list(self.metric.positions)]))
+
+    def vanishes(self, logits: Float[Tensor, "batch kept d_vocab"]) -> bool:
+        """Whether the metric's gradient by the logits is zero there though it is not nearby: nothing of first order acts."""
+        if self.metric is None or self.metric.reads is not None:
+            return False
+        sizes = []
+        beside = torch.arange(logits.shape[-1], device=logits.device).cos()
+        for step in (0.0, 1.0):
+            with torch.enable_grad():
+                leaf = (logits.detach().float() + step * beside).requires_grad_()
+                value = self.value(leaf)
+                if not value.requires_grad:
+                    return False
+                (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+            sizes.append(0.0 if gradient is None else float(gradient.abs().max()))
+        return sizes[0] <= 1e-5 * sizes[1] and sizes[1] > 0
+
+    def _checked(self, value: Tensor) -> Tensor:
+        assert self.metric is not None
+        return checked(value, str(self.metric.description.get("description", self.metric.description.get("name"))))
 
     def value(self, logits: Float[Tensor, "batch kept d_vocab"]) -> Float[Tensor, "batch"]:
         """Returns the metric of each prompt from the logits at `kept`.
@@ -195,9 +220,9 @@ class Readout:
                 "be explained by node_effects, but not here."
             )
         if self.metric.positions is None:
-            return self.metric(logits)
+            return self._checked(self.metric(logits))
         kept = self.kept
-        return self.metric(logits[:, [kept.index(p) for p in self.metric.positions]])
+        return self._checked(self.metric(logits[:, [kept.index(p) for p in self.metric.positions]]))
 
 
 @dataclass(frozen=True)

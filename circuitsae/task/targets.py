@@ -30,8 +30,8 @@ from circuitsae.task.vocabulary import Vocabulary
 class Divergence:
     """Kullback-Leibler divergence of the model's distribution from its own clean one, `KL(clean || now)`, in nats.
 
-    The mean over positions. It is zero on the clean run and smallest there, so its gradient vanishes: attribution
-    patching gives zeros; `ablation`, `auto` or `integrated-gradients` explain it. Cost: one more forward pass.
+    The mean over positions. It is zero on the clean run and smallest there, so its gradient vanishes: methods
+    that predict from it are refused; `ablation`, `integrated-gradients` and interventions explain it. Cost: one more forward pass.
     """
 
     name: ClassVar[str] = "divergence"

@@ -183,6 +183,35 @@ def test_a_rule_about_factors_is_refused_in_a_mixture_of_experts(method: str, wi
     with pytest.raises(InputError, match=r"MLP of layer 0 .* mixture of experts"):
         cs.node_effects(spliced, TASK, method=method)
     assert cs.node_effects(spliced, TASK, method=method, **without).method == method
+    assert cs.node_effects(spliced, TASK, method="auto", passes=5).method == "auto"  # does without that prediction
+
+
+@pytest.mark.parametrize("method", ["attribution-patching", "auto", "relp", "gim", "atp-star"])
+def test_a_metric_that_is_flat_at_the_clean_run_is_refused_where_gradients_predict(method: str) -> None:
+    # The first order of a divergence is zero there: what is left is rounding, in any order.
+    with pytest.raises(InputError, match=r"gradient of the metric .* is zero at the clean run.*'ablation'"):
+        cs.node_effects(saes("llama", 0), cs.Task(TOKENS, metric=cs.Divergence()), method=method)
+    assert cs.node_effects(saes("llama", 0), cs.Task(TOKENS, metric=cs.LogProb(7)), method=method).method == method
+
+
+def test_a_divergence_is_ablated_as_by_hand() -> None:
+    spliced = saes("llama", 0)
+    task = cs.Task(TOKENS, metric=cs.Divergence())
+    found = errors_of(cs.node_effects(spliced, task, method="ablation"), spliced.sites[0])
+    _, _, _, error = dense(spliced, spliced.sites[0])
+    tokens, logs = torch.tensor([TOKENS]), []
+    for change in (torch.zeros_like(error[4]), error[4]):
+
+        def without(x: Tensor, hook: object, change: Tensor = change) -> Tensor:
+            x = x.clone()
+            x[:, 4] -= change
+            return x
+
+        logits = spliced.model.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(spliced.sites[0], without)])
+        logs.append(logits[0, -1].log_softmax(-1))
+    expected = float((logs[0].exp() * (logs[0] - logs[1])).sum())
+    assert expected > 1e-6
+    assert float(found[4]) == pytest.approx(expected, abs=1e-10)
 
 
 # GIM

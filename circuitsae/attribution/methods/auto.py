@@ -26,7 +26,8 @@ class Auto:
     """Predicts every node's effect twice, and measures those for which either prediction is largest.
 
     Attribution patching takes an MLP's slope at the clean run, so it overstates what a node does to a product of two
-    factors that it feeds both; the half rule (see `relp`) understates it elsewhere. Their mean is the prediction. Where
+    factors that it feeds both; the half rule (see `relp`) understates it elsewhere. Where that can't be applied, as in
+    mixtures of experts, the first stands for both. Their mean is the prediction. Where
     one of them is large the node is ablated, as many as the passes allow, strongest first: at positions with a large norm,
     such as attention sinks, no gradient at the clean run predicts what is left when one feature is gone. How the
     methods compare is in docs/methods.md.
@@ -57,7 +58,10 @@ class Auto:
         if options.passes < 4:
             raise InputError(f"{options.passes} passes were allowed; expected at least 4, of which 2 predict.")
         first = context.effects(*context.gradients())
-        second = context.effects(*context.gradients(relevant_mlps(context.spliced)))
+        try:
+            second = context.effects(*context.gradients(relevant_mlps(context.spliced)))
+        except InputError:  # a mixture of experts, say: the first prediction stands alone
+            second = first
         blocks = [b for b in first.blocks if b.kind != "token"]
         others = [b for b in second.blocks if b.kind != "token"]
         spliced = context.spliced

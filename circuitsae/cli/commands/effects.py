@@ -107,7 +107,7 @@ def _write(effects: "NodeEffects", kinds: list[str], path: Path) -> None:
 
     rows = list(effects.records(kinds))
     if path.suffix == ".json":
-        text = json.dumps(rows)
+        text = json.dumps(rows, allow_nan=False)
     else:
         buffer = io.StringIO(newline="")
         writer = csv.DictWriter(

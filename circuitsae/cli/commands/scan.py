@@ -132,7 +132,7 @@ def _write(found: "AblationScan | ActivityScan | SteeringCurve", path: Path, by:
         return
     rows = _rows(found)
     if path.suffix == ".json":
-        text = json.dumps(rows)
+        text = json.dumps(rows, allow_nan=False)
     else:
         buffer = io.StringIO(newline="")
         writer = csv.DictWriter(buffer, list(rows[0]) if rows else [])
