@@ -195,7 +195,9 @@ class Readout:
         beside = torch.arange(logits.shape[-1], device=logits.device).cos()
         for step in (0.0, 1.0):
             with torch.enable_grad():
-                leaf = (logits.detach().float() + step * beside).requires_grad_()
+                # In half precision rounding would hide that it is zero.
+                wide = logits.detach() if logits.dtype in (torch.float32, torch.float64) else logits.detach().float()
+                leaf = (wide + step * beside.to(wide)).requires_grad_()
                 value = self.value(leaf)
                 if not value.requires_grad:
                     return False
