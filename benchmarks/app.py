@@ -84,14 +84,14 @@ def main(preset: str) -> None:
     with gr.Blocks(analytics_enabled=False) as empty:
         gr.Textbox(label="Prompt")
     settings = make_settings(preset)
-    demo, engine = build(settings)
-    spliced = engine.models.spliced(preset)
+    demo, service = build(settings)
+    spliced = service.models.spliced(preset)
     for nodes, edges in ((300, 2000), (3000, 20_000)):
         circuit = synthetic_circuit(seed=2, n_features=nodes, n_edges=edges, d_sae=30_000)
-        engine.store.add(circuit, None, pinned_as=f"bench-{nodes}")
-    shipped = engine.shipped
+        service.store.add(circuit, None, pinned_as=f"bench-{nodes}")
+    shipped = service.shipped
     nodes_kept = shipped.form.nodes if shipped is not None and shipped.form is not None else 256  # as the form begins
-    own = launch(demo, launch_options(demo, engine))
+    own = launch(demo, launch_options(demo, service))
     bare = launch(empty, {"footer_links": [], "ssr_mode": False})
     result: dict[str, Any] = {"preset": preset, "gradio": gr.__version__}
     with sync_playwright() as playwright:

@@ -10,7 +10,8 @@ from circuitsae.errors import InputError
 from circuitsae.evaluation.faithfulness import Faithfulness, faithfulness_in
 from circuitsae.evaluation.measuring import Errors
 from circuitsae.graph.circuit import Circuit
-from circuitsae.interventions import Intervention, InterventionResult, intervene_in
+from circuitsae.interventions import Generation, Intervention, InterventionResult, generate_in, intervene_in
+from circuitsae.interventions.generation import Sampling
 from circuitsae.interventions.intervening import Settings
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
@@ -165,6 +166,19 @@ class Session:
             CancelledError: `progress` said so.
         """
         return self._trimmed(intervene_in(self.context.asking("ablation", progress=progress), choices, **settings))
+
+    @in_own_mode
+    def generate(
+        self, edits: Sequence[Intervention], *, progress: Progress | None = None, **sampling: Unpack[Sampling]
+    ) -> Generation:
+        """Lets the model continue the prompt, as it is and with nodes set to other values; see `generate`.
+
+        Raises:
+            NodeError: A key names no node of this model and prompt.
+            InputError: A number out of range, or an edit of a path.
+            TaskError: Prompt and continuation are longer than the model's context window.
+        """
+        return self._trimmed(generate_in(self.context.asking("ablation", progress=progress), edits, **sampling))
 
     @in_own_mode
     def measure(self, nodes: Iterable[str], *, progress: Progress | None = None) -> dict[str, float]:

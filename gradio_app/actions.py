@@ -1,4 +1,4 @@
-"""What happens when something is pressed: handlers between the page and the engine. None of them is public."""
+"""What happens when something is pressed: handlers between the page and the service. None of them is public."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -7,10 +7,11 @@ from typing import Any
 import gradio as gr
 
 from circuitsae.errors import CancelledError, CircuitsaeError, InputError
-from gradio_app.engine import Engine, log
 from gradio_app.forms import read_form
 from gradio_app.jobs import Done, Step
 from gradio_app.links import decode_state
+from gradio_app.operations import OPERATIONS
+from gradio_app.service import Service, log
 from gradio_app.view import shown_as, update
 
 FIELDS = ("preset", "prompt", "answer", "foil", "patch", "method", "linearisation", "nodes")
@@ -44,12 +45,12 @@ def _said(handler: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Up
 class Actions:
     """The handlers of one app."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, service: Service) -> None:
+        self.service = service
 
     def check(self, *values: Any) -> list[dict[str, Any]]:
         """Returns, for each field, whether it can be used; the sentence is shown beside it."""
-        found = self.engine.problems(dict(zip(FIELDS, values, strict=True)))
+        found = self.service.problems(dict(zip(FIELDS, values, strict=True)))
         return [gr.validate(name not in found, found.get(name, "")) for name in FIELDS]
 
     def trace(
@@ -71,9 +72,9 @@ class Actions:
     def _traced(self, given: dict[str, Any], request: gr.Request, restore: Any) -> Iterator[list[Update]]:
         fields = [gr.skip()] * len(FIELDS)
         try:
-            asked = read_form(given, self.engine.settings)
+            asked = read_form(given, self.service.settings)
             yield [update(progress={"text": "Waiting for the model"}), *fields]
-            for step in self.engine.jobs.stream(_owner(request), lambda progress: self.engine.trace(asked, progress)):
+            for step in self.service.jobs.stream(_owner(request), lambda progress: self.service.trace(asked, progress)):
                 if isinstance(step, Step):
                     yield [update(progress=_progress(step)), *fields]
                     continue
@@ -95,69 +96,50 @@ class Actions:
             return
         try:
             state = decode_state(link)
-            form = read_form(state.get("form") or {}, self.engine.settings)
+            form = read_form(state.get("form") or {}, self.service.settings)
         except CircuitsaeError as error:
             yield [update(progress={"error": str(error)}), *skip]
             return
         yield [gr.skip(), *(getattr(form, name) for name in FIELDS)]
         yield from self._traced(form.as_dict(), request, {**state, "form": None})
 
-    @_said
-    def intervene(self, value: Any, request: gr.Request) -> Iterator[Update]:
-        """Carries out the basket and answers with an overlay."""
-        asked = _asked(value, "intervene")
-        yield from self._answers(
-            request,
-            asked,
-            "overlay",
-            lambda progress: self.engine.intervene(asked["id"], asked["edits"], asked, progress),
-        )
+    def operation(self, name: str) -> Callable[[Any, gr.Request], Iterator[Update]]:
+        """Returns the handler of an operation that a pane asks for: its answer, or its parts, as they come."""
+        operation = OPERATIONS[name]
+        assert operation.to is not None
+        to = operation.to
 
-    @_said
-    def measure(self, value: Any, request: gr.Request) -> Iterator[Update]:
-        """Measures nodes one at a time and answers as they come."""
-        asked = _asked(value, "measure")
-        keys = [str(key) for key in asked["keys"]]
-        total, found = len(keys), {}
-        work = self.engine.jobs.stream(
-            f"{_owner(request)}/measure", lambda progress: self.engine.measure(asked["id"], keys, progress)
-        )
-        try:
-            yield update(measured={"seq": asked["seq"], "id": asked["id"], "done": 0, "total": total, "values": {}})
-            for step in work:
-                if isinstance(step, Done):
-                    found |= step.value
-                    new = {
-                        "seq": asked["seq"],
-                        "id": asked["id"],
-                        "done": len(found),
-                        "total": total,
-                        "values": step.value,
-                    }
-                    yield update(measured=new)
-        except CancelledError:
-            yield update(measured={"seq": asked["seq"], "id": asked["id"], "done": len(found), "total": total, "values": {}, "over": True})  # fmt: skip
-            return
-        yield update(measured={"seq": asked["seq"], "id": asked["id"], "done": total, "total": total, "values": {}, "over": True})  # fmt: skip
+        def whole(value: Any, request: gr.Request) -> Iterator[Update]:
+            asked = _asked(value, name)
+            about = {"seq": asked["seq"], "id": asked["id"]}
+            try:
+                for step in self._work(name, asked, request):
+                    if isinstance(step, Step):
+                        yield update(progress=_progress(step))
+                    else:
+                        yield update(**{to: {**about, **step.value}, "progress": {"over": True}})
+            except CancelledError:
+                raise
+            except Exception as error:
+                yield update(**{to: {**about, "error": sentence(error)}})
 
-    @_said
-    def faithfulness(self, value: Any, request: gr.Request) -> Iterator[Update]:
-        """Measures the pinned nodes as a set."""
-        asked = _asked(value, "faithfulness")
-        keys, errors = [str(key) for key in asked["keys"]], bool(asked.get("errors"))
-        yield from self._answers(
-            request, asked, "answer", lambda progress: self.engine.faithfulness(asked["id"], keys, errors, progress)
-        )
+        def in_parts(value: Any, request: gr.Request) -> Iterator[Update]:
+            asked = _asked(value, name)
+            last: dict[str, Any] = {"seq": asked["seq"], "id": asked["id"]}
+            try:
+                for step in self._work(name, asked, request):
+                    if isinstance(step, Done):
+                        last |= step.value
+                        yield update(**{to: dict(last)})
+            except CancelledError:
+                pass
+            yield update(**{to: {**last, "values": {}, "over": True}})
 
-    @_said
-    def continuation(self, value: Any, request: gr.Request) -> Iterator[Update]:
-        """Lets the model write on, before and after the basket."""
-        asked = _asked(value, "continuation")
-        yield from self._answers(
-            request,
-            asked,
-            "answer",
-            lambda progress: self.engine.continuation(asked["id"], asked["edits"], asked, progress),
+        return _said(in_parts if operation.streams else whole)
+
+    def _work(self, name: str, asked: dict[str, Any], request: gr.Request) -> Iterator[Step | Done[Any]]:
+        return self.service.jobs.stream(
+            f"{_owner(request)}/{name}", lambda progress: self.service.ask(name, asked["id"], asked, progress)
         )
 
     @_said
@@ -165,8 +147,8 @@ class Actions:
         """Traces a second prompt and shows both circuits as one graph."""
         asked = _asked(value, "compare")
         prompt = str(asked["prompt"])
-        for step in self.engine.jobs.stream(
-            _owner(request), lambda progress: self.engine.compare(asked["id"], prompt, progress)
+        for step in self.service.jobs.stream(
+            _owner(request), lambda progress: self.service.compare(asked["id"], prompt, progress)
         ):
             if isinstance(step, Step):
                 yield update(progress=_progress(step))
@@ -176,7 +158,7 @@ class Actions:
     def opened(self, value: Any) -> Iterator[list[Update]]:
         """Shows an uploaded circuit and fills the form with what it was traced from."""
         try:
-            entry = self.engine.store.get(_asked(value, "opened")["id"])
+            entry = self.service.store.get(_asked(value, "opened")["id"])
         except CircuitsaeError as error:
             yield [update(progress={"error": str(error)}), *[gr.skip()] * len(FIELDS)]
             return
@@ -186,26 +168,11 @@ class Actions:
 
     def cancel(self, request: gr.Request) -> None:
         """Stops what this page has asked for."""
-        self.engine.jobs.cancel(_owner(request))
+        self.service.jobs.cancel(_owner(request))
 
     def halt(self, request: gr.Request) -> None:
         """Stops the measuring of nodes only."""
-        self.engine.jobs.cancel(f"{_owner(request)}/measure")
-
-    def _answers(
-        self, request: gr.Request, asked: dict[str, Any], to: str, work: Callable[..., Any]
-    ) -> Iterator[Update]:
-        about = {"seq": asked["seq"], "id": asked["id"]}
-        try:
-            for step in self.engine.jobs.stream(f"{_owner(request)}/{to}", work):
-                if isinstance(step, Step):
-                    yield update(progress=_progress(step))
-                else:
-                    yield update(**{to: {**about, **step.value}, "progress": {"over": True}})
-        except CancelledError:
-            raise
-        except Exception as error:
-            yield update(**{to: {**about, "error": sentence(error)}})
+        self.service.jobs.cancel(f"{_owner(request)}/measure")
 
 
 def _owner(request: gr.Request) -> str:

@@ -10,12 +10,12 @@ from gradio.events import api
 from circuitsae.errors import CircuitsaeError, InputError
 from circuitsae.graph.circuit import Circuit
 from circuitsae.progress import Progress
-from gradio_app.engine import Engine
 from gradio_app.exporting import export_files
 from gradio_app.forms import Form, read_form
+from gradio_app.service import Service
 
 
-def add_endpoints(engine: Engine) -> None:
+def add_endpoints(service: Service) -> None:
     """Adds the endpoints to the app that is being built."""
 
     def run(given: dict[str, Any] | None, work: Callable[[Form, Progress], Any]) -> Any:
@@ -24,8 +24,8 @@ def add_endpoints(engine: Engine) -> None:
         The sentence goes to programs: no page shows it, so nothing is escaped in it.
         """
         try:
-            form = Form("", "") if given is None else read_form(_fields(given), engine.settings)
-            return engine.jobs.run("api", lambda progress: work(form, progress))
+            form = Form("", "") if given is None else read_form(_fields(given), service.settings)
+            return service.jobs.run("api", lambda progress: work(form, progress))
         except CircuitsaeError as error:
             raise gr.Error(str(error), title="", print_exception=False) from error
 
@@ -54,7 +54,7 @@ def add_endpoints(engine: Engine) -> None:
         Returns:
             The circuit in the format circuitsae/1 (docs/format.md): `Circuit.from_json(json.dumps(result))` reads it.
         """
-        return run(locals(), lambda form, progress: json.loads(engine.models.circuit(form, progress)[1].to_json()))
+        return run(locals(), lambda form, progress: json.loads(service.circuit(form, progress)[1].to_json()))
 
     def intervene(
         preset: str,
@@ -86,7 +86,9 @@ def add_endpoints(engine: Engine) -> None:
         given = locals()
 
         def work(form: Form, progress: Progress) -> dict[str, Any]:
-            found = engine.models.intervene(form, edits, {"errors": errors, "attention": attention}, progress)
+            found = service.compute(
+                "intervene", form, {"edits": edits, "errors": errors, "attention": attention}, progress
+            )
             effect = found["metric_after"] - found["metric_before"]
             return {name: found[name] for name in ("metric_before", "metric_after", "kl", "next")} | {"effect": effect}
 
@@ -109,10 +111,12 @@ def add_endpoints(engine: Engine) -> None:
         given = locals()
 
         def work(form: Form, progress: Progress) -> dict[str, Any]:
-            together = engine.models.intervene(form, [{"key": key, "op": "ablate"} for key in nodes], {}, progress)
+            together = service.compute(
+                "intervene", form, {"edits": [{"key": key, "op": "ablate"} for key in nodes]}, progress
+            )
             alone: dict[str, float] = {}
-            for part in engine.models.measure(form, nodes, progress):
-                alone |= part
+            for part in service.compute("measure", form, {"keys": nodes}, progress):
+                alone |= part["values"]
             before, after = together["metric_before"], together["metric_after"]
             return {"metric_before": before, "metric_after": after, "effect": after - before, "effects": alone}
 
@@ -144,9 +148,7 @@ def add_endpoints(engine: Engine) -> None:
         given = locals()
 
         def work(form: Form, progress: Progress) -> list[dict[str, Any]]:
-            if not 1 <= top <= 10_000:
-                raise InputError(f"top is {top}; expected 1 to 10000.")
-            return engine.models.effects(form, top, progress)
+            return service.compute("effects", form, {"top": top}, progress)
 
         return run(given, work)
 
@@ -163,10 +165,10 @@ def add_endpoints(engine: Engine) -> None:
 
         def work(form: Form, progress: Progress) -> dict[str, str]:
             text = json.dumps(circuit)
-            if len(text) > (engine.settings.upload_bytes or 4 * 2**20):
+            if len(text) > (service.settings.upload_bytes or 4 * 2**20):
                 raise InputError(f"The circuit has {len(text):,} bytes, more than are read here.")
             read = Circuit.from_json(text)
-            return export_files(read, format, engine.form_of(read), {})
+            return export_files(read, format, service.form_of(read), {})
 
         return run(None, work)
 

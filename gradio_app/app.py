@@ -9,10 +9,10 @@ from gradio.themes import Base
 from starlette.middleware import Middleware
 
 from circuitsae.errors import MissingExtraError
-from gradio_app.engine import Engine
 from gradio_app.frontpage import FrontPage
 from gradio_app.page import build_page
 from gradio_app.preload import component_files
+from gradio_app.service import Service
 from gradio_app.settings import Settings, make_settings
 from gradio_app.view import page_head, page_style
 
@@ -20,17 +20,17 @@ QUEUE = 64
 SESSIONS = 200
 
 
-def build(settings: Settings) -> tuple[gr.Blocks, Engine]:
-    """Returns the app and its engine; nothing is loaded or served yet."""
-    engine = Engine(settings)
-    demo = build_page(engine)
+def build(settings: Settings) -> tuple[gr.Blocks, Service]:
+    """Returns the app and its service; nothing is loaded or served yet."""
+    service = Service(settings)
+    demo = build_page(service)
     demo.queue(max_size=QUEUE)
-    return demo, engine
+    return demo, service
 
 
-def launch_options(demo: gr.Blocks, engine: Engine) -> dict[str, Any]:
+def launch_options(demo: gr.Blocks, service: Service) -> dict[str, Any]:
     """Returns what `Blocks.launch` is told, wherever the app runs: nothing from another host, nothing kept."""
-    settings = engine.settings
+    settings = service.settings
     files = component_files(frozenset(block.get_block_name() for block in demo.blocks.values()))
     return {
         "theme": Base(
@@ -48,7 +48,7 @@ def launch_options(demo: gr.Blocks, engine: Engine) -> dict[str, Any]:
         "state_session_capacity": SESSIONS,
         "max_file_size": max(settings.upload_bytes, 1),
         "enable_monitoring": False,
-        "app_kwargs": {"middleware": [Middleware(FrontPage, head=page_head(engine), files=files)]},
+        "app_kwargs": {"middleware": [Middleware(FrontPage, head=page_head(service), files=files)]},
     }
 
 
@@ -81,15 +81,15 @@ def serve(
     if mcp:
         check_mcp()
     settings = make_settings(preset, public=public)
-    demo, engine = build(settings)
-    engine.models.start()
+    demo, service = build(settings)
+    service.models.start()
     demo.launch(
         server_name=host,
         server_port=port,
         inbrowser=browser,
         share=share,
         mcp_server=mcp,
-        **launch_options(demo, engine),
+        **launch_options(demo, service),
     )
 
 
@@ -109,6 +109,6 @@ def space() -> tuple[gr.Blocks, dict[str, Any]]:
     """Returns the app as a Hugging Face Space starts it, for the public, and what its `launch` is to be told."""
     preset = os.environ.get("CIRCUITSAE_PRESET") or None
     settings = make_settings(preset, public=True)
-    demo, engine = build(settings)
-    engine.models.start()
-    return demo, launch_options(demo, engine)
+    demo, service = build(settings)
+    service.models.start()
+    return demo, launch_options(demo, service)

@@ -1,21 +1,24 @@
-"""Models on ZeroGPU: here they are loaded on the CPU, to look things up in; what computes runs in a process with a GPU.
+"""Computing on ZeroGPU: models here lie on the CPU, to look things up in; what computes runs in a process with a GPU.
 
-Everything that crosses is plain: settings, forms and circuits on the way there, progress, results and sentences back.
+Everything that crosses is plain: settings, what is asked and its arguments on the way there, progress, results and
+sentences back.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuitsae.errors import CircuitsaeError, InputError
-from circuitsae.graph.circuit import Circuit
 from circuitsae.progress import Progress, report
 from gradio_app.forms import Form
 from gradio_app.jobs import Done, Jobs, Step
-from gradio_app.models import Models, Subject
+from gradio_app.operations import Asked
 from gradio_app.settings import Settings
 from gradio_app.zero import SECONDS, on_gpu
+
+if TYPE_CHECKING:
+    from gradio_app.service import Models
 
 DEVICE = "cuda"
 
@@ -28,61 +31,35 @@ class Refused:
 
 
 @cache
-def _models(settings: Settings, device: str) -> Models:
+def _models(settings: Settings, device: str) -> "Models":
+    from gradio_app.service import Models
+
     return Models(settings, device)
 
 
 @on_gpu(duration=SECONDS)
 def compute(
-    settings: Settings, device: str, name: str, arguments: tuple[Any, ...]
+    settings: Settings, device: str, name: str, asked: Asked, given: Mapping[str, Any]
 ) -> Iterator[Step | Done[Any] | Refused]:
-    """Does what a method of `Models` is asked, in the process that has the GPU, and yields progress and results."""
-    work = getattr(_models(settings, device), name)
+    """Does an operation in the process that has the GPU, and yields progress and results."""
+    models = _models(settings, device)
     try:
-        yield from Jobs(settings.deadline).stream("gpu", lambda progress: work(*arguments, progress))
+        yield from Jobs(settings.deadline).stream("gpu", lambda progress: models.parts(name, asked, given, progress))
     except CircuitsaeError as error:  # such errors are made of more than their sentence, and would not come across
         yield Refused(str(error))
 
 
-class BorrowedModels(Models):
-    """The models of an app on ZeroGPU."""
+class Borrowed:
+    """Does operations on a borrowed GPU."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, "cpu")
+        self.settings = settings
 
-    def circuit(self, form: Form, progress: Progress) -> tuple[Form, Circuit]:
-        """See `Models.circuit`."""
-        return self._one("circuit", (form,), progress)
-
-    def effects(self, form: Form, top: int, progress: Progress) -> list[dict[str, Any]]:
-        """See `Models.effects`."""
-        return self._one("effects", (form, top), progress)
-
-    def intervene(
-        self, subject: Subject, edits: Sequence[dict[str, Any]], options: dict[str, Any], progress: Progress
-    ) -> dict[str, Any]:
-        """See `Models.intervene`."""
-        return self._one("intervene", (subject, edits, options), progress)
-
-    def measure(self, subject: Subject, keys: Sequence[str], progress: Progress) -> Iterator[dict[str, float]]:
-        """See `Models.measure`."""
-        return self._all("measure", (subject, keys), progress)
-
-    def faithfulness(self, subject: Subject, keys: Sequence[str], errors: bool, progress: Progress) -> dict[str, Any]:
-        """See `Models.faithfulness`."""
-        return self._one("faithfulness", (subject, keys, errors), progress)
-
-    def continuation(
-        self, subject: Subject, edits: Sequence[dict[str, Any]], options: dict[str, Any], progress: Progress
-    ) -> dict[str, Any]:
-        """See `Models.continuation`."""
-        return self._one("continuation", (subject, edits, options), progress)
-
-    def _one(self, name: str, arguments: tuple[Any, ...], progress: Progress) -> Any:
-        return next(self._all(name, arguments, progress))
-
-    def _all(self, name: str, arguments: tuple[Any, ...], progress: Progress) -> Iterator[Any]:
-        for step in compute(self.settings, DEVICE, name, arguments):
+    def parts(
+        self, name: str, asked: Asked, given: Mapping[str, Any], progress: Progress
+    ) -> Iterator[tuple[Form, Any]]:
+        """See `Models.parts`."""
+        for step in compute(self.settings, DEVICE, name, asked, dict(given)):
             if isinstance(step, Refused):
                 raise InputError(step.sentence)
             if isinstance(step, Step):

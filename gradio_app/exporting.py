@@ -9,7 +9,7 @@ from circuitsae.errors import UnknownNameError
 from circuitsae.export.page import circuit_page
 from circuitsae.graph.circuit import Circuit
 from gradio_app.forms import Form
-from gradio_app.measuring import WAYS, read_edits
+from gradio_app.operations import read_edits
 
 FORMATS = ("json", "graphml", "gexf", "csv", "dot", "html", "python")
 
@@ -61,7 +61,8 @@ def python_program(circuit: Circuit, form: Form | None, shown: Mapping[str, Any]
     ]
     edits = read_edits(shown.get("edits") or [])
     if edits:
-        ways = "".join(f", {name}='frozen'" for name in WAYS if _table(shown, "options").get(name) == "frozen")
+        frozen = [name for name in ("errors", "attention") if _table(shown, "options").get(name) == "frozen"]
+        ways = "".join(f", {name}='frozen'" for name in frozen)
         lines += [
             "",
             "edits = [",

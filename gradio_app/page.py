@@ -8,8 +8,9 @@ from circuitsae import registry
 from circuitsae.presets import find_preset
 from gradio_app.actions import FIELDS, Actions
 from gradio_app.api import add_endpoints
-from gradio_app.engine import Engine
 from gradio_app.forms import LINEARISATIONS, Form
+from gradio_app.operations import OPERATIONS
+from gradio_app.service import Service
 from gradio_app.view import circuit_view
 
 EXAMPLES = "Try an example"
@@ -23,11 +24,11 @@ MODEL_EVENTS: dict[str, Any] = {
 TRACE_EVENTS: dict[str, Any] = {**MODEL_EVENTS, "trigger_mode": "once"}
 
 
-def build_page(engine: Engine) -> gr.Blocks:
+def build_page(service: Service) -> gr.Blocks:
     """Returns the app."""
-    actions = Actions(engine)
-    settings = engine.settings
-    entry = engine.shipped
+    actions = Actions(service)
+    settings = service.settings
+    entry = service.shipped
     form = entry.form if entry is not None and entry.form is not None else _first_example(settings.preset)
     with gr.Blocks(title="circuitsae", analytics_enabled=False, fill_width=True) as demo:
         with gr.Row(elem_classes="ca-head"):
@@ -37,7 +38,7 @@ def build_page(engine: Engine) -> gr.Blocks:
                 elem_classes="ca-title",
             )
             chosen = gr.Dropdown(
-                engine.presets_here(), value=form.preset, label="Model", container=False, min_width=150, scale=0
+                service.presets_here(), value=form.preset, label="Model", container=False, min_width=150, scale=0
             )
             example = gr.Dropdown(
                 _choices(settings.preset), value=EXAMPLES, label="Examples", container=False, min_width=190, scale=0
@@ -63,7 +64,7 @@ def build_page(engine: Engine) -> gr.Blocks:
             nodes = gr.Slider(
                 16, settings.max_nodes, value=form.nodes, step=16, label="Nodes kept", info="at most", min_width=170
             )
-        view = circuit_view(engine, entry)
+        view = circuit_view(service, entry)
 
         fields = [chosen, prompt, answer, foil, patch, method, linear, nodes]
         assert len(fields) == len(FIELDS)
@@ -82,8 +83,9 @@ def build_page(engine: Engine) -> gr.Blocks:
             lambda preset: gr.Dropdown(_choices(preset), value=EXAMPLES), chosen, example,
             api_visibility="private", show_progress="hidden", queue=False,
         )  # fmt: skip
-        for event in ("intervene", "measure", "faithfulness", "continuation", "compare"):
-            getattr(view, event)(getattr(actions, event), view, view, api_name=f"page_{event}", **MODEL_EVENTS)
+        asked = {name: actions.operation(name) for name, operation in OPERATIONS.items() if operation.to}
+        for event, handler in {**asked, "compare": actions.compare}.items():
+            getattr(view, event)(handler, view, view, api_name=f"page_{event}", **MODEL_EVENTS)
         view.opened(
             actions.opened, view, outputs, api_name="page_opened", api_visibility="private", show_progress="hidden"
         )
@@ -91,7 +93,7 @@ def build_page(engine: Engine) -> gr.Blocks:
         stop.click(actions.cancel, None, None, api_visibility="private", queue=False)
         dark.click(None, None, None, js="() => CircuitApp.toggleDark()", api_visibility="private")
         demo.unload(actions.cancel)  # whoever has gone away wants no answer
-        add_endpoints(engine)
+        add_endpoints(service)
     return demo
 
 

@@ -15,13 +15,14 @@ import gradio as gr
 
 from circuitsae.errors import CircuitsaeError
 from circuitsae.export.page import drawing_style, joined_script
-from gradio_app.engine import Engine, log
 from gradio_app.exporting import export_files
+from gradio_app.operations import OPERATIONS
+from gradio_app.service import Service, log
 
 if TYPE_CHECKING:
     from gradio_app.store import Entry
 
-EVENTS = ("intervene", "measure", "faithfulness", "continuation", "compare", "opened", "halt")
+EVENTS = (*(name for name, operation in OPERATIONS.items() if operation.to), "compare", "opened", "halt")
 _count = itertools.count(1)
 
 
@@ -33,14 +34,14 @@ def page_style() -> str:
     return style
 
 
-def page_head(engine: Engine) -> str:
+def page_head(service: Service) -> str:
     """Returns what stands in the page's head: the scripts, the circuit shown at first, and the style that it is drawn in.
 
     All of it is there before gradio's own scripts run, so that the circuit can be drawn while they do.
     """
     folders = [resources.files(package).joinpath("assets") for package in ("gradio_app", "circuitsae.export")]
     scripts = joined_script("workbench.js", *folders)
-    entry = engine.shipped
+    entry = service.shipped
     if entry is not None:
         first = json.dumps(
             {
@@ -48,7 +49,7 @@ def page_head(engine: Engine) -> str:
                 "payload": entry.payload,
                 "colours": entry.colours,
                 "shown": shown_as(entry),
-                "limits": _limits(engine),
+                "limits": _limits(service),
             },
             allow_nan=False,
         )
@@ -57,14 +58,14 @@ def page_head(engine: Engine) -> str:
     return f'<style id="ca-early-style">\n{page_style()}</style>\n<script>\n{scripts}</script>'
 
 
-def circuit_view(engine: Engine, entry: "Entry | None") -> gr.HTML:
+def circuit_view(service: Service, entry: "Entry | None") -> gr.HTML:
     """Returns the component that shows circuits and what is done to them."""
     named = ", ".join(f'"{event}"' for event in EVENTS)  # gradio finds the events' names in the script
     return gr.HTML(
         None,
         html_template='<div class="cw-mount"></div>',
         js_on_load=f"CircuitApp.mount(element, {{ props, server, trigger, watch, events: [{named}] }});",
-        server_functions=_lookups(engine),
+        server_functions=_lookups(service),
         elem_id="circuit-view",
         apply_default_css=False,
         shown=None if entry is None else shown_as(entry),
@@ -72,12 +73,12 @@ def circuit_view(engine: Engine, entry: "Entry | None") -> gr.HTML:
         overlay=None,
         measured=None,
         answer=None,
-        limits=_limits(engine),
+        limits=_limits(service),
     )
 
 
-def _limits(engine: Engine) -> dict[str, Any]:
-    return {"uploads": engine.settings.upload_bytes, "preset": engine.settings.preset}
+def _limits(service: Service) -> dict[str, Any]:
+    return {"uploads": service.settings.upload_bytes, "preset": service.settings.preset}
 
 
 def shown_as(entry: "Entry", restore: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -92,29 +93,29 @@ def update(**properties: Any) -> Any:
     return gr.HTML(**numbered)
 
 
-def _lookups(engine: Engine) -> list[Any]:
+def _lookups(service: Service) -> list[Any]:
     """The server functions: short look-ups that wait in no queue. Each gets one argument, from whoever calls it."""
 
     def circuit(id: Any = None) -> dict[str, Any]:
         try:
-            entry = engine.store.get(id)
+            entry = service.store.get(id)
         except CircuitsaeError as error:
             return {"error": str(error)}
         return {"payload": entry.payload, "colours": entry.colours}
 
     def card(asked: Any = None) -> list[dict[str, Any]]:
         try:
-            return engine.card(str(asked["id"]), str(asked["key"]))
+            return service.card(str(asked["id"]), str(asked["key"]))
         except (CircuitsaeError, KeyError, TypeError):
             return []
 
     def status(preset: Any = None) -> dict[str, Any]:
-        known = preset if preset in engine.settings.presets else engine.settings.preset
-        return engine.models.status(known)
+        known = preset if preset in service.settings.presets else service.settings.preset
+        return service.models.status(known)
 
     def files(asked: Any = None) -> dict[str, Any]:
         try:
-            entry = engine.store.get(asked["id"])
+            entry = service.store.get(asked["id"])
             return {"files": export_files(entry.circuit, asked["format"], entry.form, asked.get("shown") or {})}
         except CircuitsaeError as error:
             return {"error": str(error)}
@@ -124,7 +125,7 @@ def _lookups(engine: Engine) -> list[Any]:
 
     def upload_circuit(text: Any = None) -> dict[str, Any]:
         try:
-            return {"id": engine.open(text if isinstance(text, str) else "").id}
+            return {"id": service.open(text if isinstance(text, str) else "").id}
         except CircuitsaeError as error:
             return {"error": str(error)}
 

@@ -92,7 +92,7 @@ def faithfulness_in(
     owner, number = owner[counted], number[counted]
     if not len(owner):
         raise InputError(
-            "None of these nodes can be set to a baseline; expected features, or error nodes with errors='default'."
+            "None of these nodes can be set to a baseline; expected features, or error nodes where those are not all kept."
         )
     outside = number >= np.array([n_tokens * (1 if owners.is_error(o) else owners.widths[o]) for o in owner.tolist()])
     if outside.any():

@@ -4,7 +4,7 @@ Every number in a circuit is a prediction that these can check: `effect` is `m(e
 """
 
 from circuitsae.interventions.compiling import compile_edits
-from circuitsae.interventions.generation import Continuation, Generation, generate
+from circuitsae.interventions.generation import Continuation, Generation, generate, generate_in
 from circuitsae.interventions.intervening import intervene, intervene_in, intervene_many
 from circuitsae.interventions.kinds import (
     Ablate,
@@ -36,6 +36,7 @@ __all__ = [
     "Value",
     "compile_edits",
     "generate",
+    "generate_in",
     "intervene",
     "intervene_in",
     "intervene_many",

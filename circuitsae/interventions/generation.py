@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -143,11 +143,52 @@ def generate(
         InputError: A number out of range, or an edit of a path.
         TaskError: Prompt and continuation are longer than the model's context window.
     """
-    _check_sampling(max_new_tokens, temperature, top_k, top_p, samples)
     task = prompt if isinstance(prompt, Task) else Task(prompt, metric=Logit(0))
     context = make_context(
         spliced, task, method="ablation", baseline=baseline, skip_positions=skip_positions, progress=progress
     )
+    return generate_in(
+        context,
+        edits,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        samples=samples,
+        stop_at_end=stop_at_end,
+        use_cache=use_cache,
+    )
+
+
+class Sampling(TypedDict, total=False):
+    """How a continuation is written: see `generate`."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    samples: int
+    stop_at_end: bool
+    use_cache: bool
+
+
+def generate_in(
+    context: Context,
+    edits: Sequence[Intervention],
+    *,
+    max_new_tokens: int = 20,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    samples: int = 1,
+    stop_at_end: bool = True,
+    use_cache: bool = True,
+) -> Generation:
+    """Lets the model continue a context's prompt, as it is and with nodes set to other values; see `generate`."""
+    _check_sampling(max_new_tokens, temperature, top_k, top_p, samples)
     spliced, tokens = context.spliced, context.task.tokens
     if spliced.n_ctx is not None and len(tokens) + max_new_tokens > spliced.n_ctx:
         raise TaskError(

@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("gradio", reason="the app needs the extra 'app'")
 
 import circuitsae as cs
-from gradio_app.engine import Engine
 from gradio_app.frontpage import FrontPage
 from gradio_app.preload import component_files, link_header
+from gradio_app.service import Service
 from gradio_app.settings import make_settings
 from gradio_app.view import page_head
 
@@ -39,9 +39,9 @@ def test_scripts_and_styles_are_announced_each_in_its_way() -> None:
 def test_the_first_circuit_comes_with_the_page_whatever_its_text_says() -> None:
     circuit = cs.Circuit.from_json(Path("gradio_app/circuits/tiny.json").read_bytes())
     circuit.graph.graph["prompt"] = hostile = "</script><script>window.ran = 1</script><!--"
-    engine = Engine(make_settings("tiny"))
-    engine.__dict__["shipped"] = engine.store.add(circuit, None, pinned_as="first")  # in the place of the cached one
-    head = page_head(engine)
+    service = Service(make_settings("tiny"))
+    service.__dict__["shipped"] = service.store.add(circuit, None, pinned_as="first")  # in the place of the cached one
+    head = page_head(service)
     assert head.count("</script") == 1 and head.count("</style") == 1 and "<!--" not in head
     first = json.loads(re.search(r"CircuitApp\.first = (.*);\n</script>", head)[1])  # type: ignore[index]
     assert first["id"] == first["shown"]["id"] == "first" and json.loads(first["payload"])["prompt"] == hostile

@@ -10,14 +10,14 @@ TIMEOUT = 60_000
 
 @contextmanager
 def served(preset: str) -> Iterator[tuple[str, Any]]:
-    """Serves an app of a preset; gives its address and its engine, which has loaded no model yet."""
+    """Serves an app of a preset; gives its address and its service, which has loaded no model yet."""
     from gradio_app.app import build, launch_options
     from gradio_app.settings import make_settings
 
-    demo, engine = build(make_settings(preset))
-    options = launch_options(demo, engine)
+    demo, service = build(make_settings(preset))
+    options = launch_options(demo, service)
     _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **options)
-    yield address.rstrip("/"), engine
+    yield address.rstrip("/"), service
     demo.close(verbose=False)
 
 

@@ -55,8 +55,8 @@ def opened(open_page: Callable[..., Opened], circuit: Circuit) -> Opened:
 def app_address() -> Iterator[str]:
     """The address of an app with `tiny`, its model loaded."""
     pytest.importorskip("gradio", reason="the app needs the extra 'app'")
-    with served("tiny") as (address, engine):
-        engine.models.spliced("tiny")
+    with served("tiny") as (address, service):
+        service.models.spliced("tiny")
         yield address
 
 

@@ -481,8 +481,8 @@ def real_app(browser: Any) -> Iterator[str]:
 
     if not is_present(find_preset("smollm2")):
         pytest.skip("smollm2's model is not fetched")
-    with served("smollm2") as (address, engine):
-        engine.models.start()
+    with served("smollm2") as (address, service):
+        service.models.start()
         yield address
 
 

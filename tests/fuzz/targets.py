@@ -24,7 +24,7 @@ from circuitsae.task.vocabulary import Vocabulary
 from gradio_app.exporting import FORMATS, export_files
 from gradio_app.forms import read_form
 from gradio_app.links import decode_state
-from gradio_app.measuring import read_edits
+from gradio_app.operations import read_edits
 from gradio_app.settings import Settings
 from tests.synthetic import synthetic_circuit
 

@@ -1,4 +1,4 @@
-"""The engine under the page: forms, traces, interventions, limits, memory; no browser and no server."""
+"""The service under the page: forms, traces, interventions, limits, memory; no browser and no server."""
 
 import gc
 import json
@@ -16,12 +16,12 @@ pytest.importorskip("gradio", reason="the app needs the extra 'app'")
 
 from circuitsae.labels import Context, Description, Mapped
 from gradio_app.cards import card_sections, logit_tokens
-from gradio_app.engine import Engine
 from gradio_app.exporting import FORMATS, export_files, python_program
 from gradio_app.forms import Form, one_token, read_form
 from gradio_app.jobs import Done, Jobs
 from gradio_app.links import decode_state, encode_state
-from gradio_app.measuring import Measured, read_edits
+from gradio_app.operations import OPERATIONS, read_arguments, read_edits
+from gradio_app.service import Service, _asked
 from gradio_app.settings import Settings, make_settings
 from gradio_app.store import Entry, Store
 
@@ -34,25 +34,25 @@ def quiet(done: int, total: int, what: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine(make_settings("tiny"))
+def service() -> Service:
+    return Service(make_settings("tiny"))
 
 
 @pytest.fixture(scope="module")
-def entry(engine: Engine) -> Entry:
-    return engine.trace(FORM, quiet)
+def entry(service: Service) -> Entry:
+    return service.trace(FORM, quiet)
 
 
-def test_a_trace_is_the_librarys(engine: Engine, entry: Entry) -> None:
-    spliced = engine.models.spliced("tiny")
+def test_a_trace_is_the_librarys(service: Service, entry: Entry) -> None:
+    spliced = service.models.spliced("tiny")
     task = cs.Task(PROMPT, metric=cs.LogitDiff(" are", " is"))
     wanted = cs.trace(spliced, task, max_nodes=48)
     assert set(entry.circuit.graph.edges) == set(wanted.graph.edges)
     assert entry.circuit.graph.graph["metric_value"] == wanted.graph.graph["metric_value"]
-    assert entry.form == FORM and engine.store.get(entry.id) is entry
+    assert entry.form == FORM and service.store.get(entry.id) is entry
 
 
-def test_an_intervention_is_the_librarys(engine: Engine, entry: Entry) -> None:
+def test_an_intervention_is_the_librarys(service: Service, entry: Entry) -> None:
     feature, other = entry.circuit.strongest(2, kind="feature")
     error = entry.circuit.errors[0] if entry.circuit.errors else "token@2"
     edits = [
@@ -60,9 +60,9 @@ def test_an_intervention_is_the_librarys(engine: Engine, entry: Entry) -> None:
         {"key": other, "op": "ablate"},
         {"key": error, "op": "ablate"},
     ]
-    found = engine.intervene(entry.id, edits, {"errors": "frozen"}, quiet)
+    found = service.ask("intervene", entry.id, {"edits": edits, **{"errors": "frozen"}}, quiet)
     wanted = cs.intervene(
-        engine.models.spliced("tiny"),
+        service.models.spliced("tiny"),
         cs.Task(PROMPT, metric=cs.LogitDiff(" are", " is")),
         [cs.Scale(feature, 0.5), cs.Ablate(other), cs.Ablate(error)],
         errors="frozen",
@@ -80,35 +80,39 @@ def test_an_intervention_is_the_librarys(engine: Engine, entry: Entry) -> None:
     json.dumps(found, allow_nan=False)
 
 
-def test_measured_effects_are_those_of_ablation(engine: Engine, entry: Entry) -> None:
+def test_measured_effects_are_those_of_ablation(service: Service, entry: Entry) -> None:
     keys = [*entry.circuit.strongest(11, kind="feature"), *entry.circuit.errors[:2], "token@2"]
-    parts = list(engine.measure(entry.id, keys, quiet))
-    found = {key: value for part in parts for key, value in part.items()}
+    parts = list(service.ask("measure", entry.id, {"keys": keys}, quiet))
+    found = {key: value for part in parts for key, value in part["values"].items()}
+    assert [part["done"] for part in parts] == [0, 8, len(keys)] and parts[0]["total"] == len(keys)
     assert list(sorted(found)) == sorted(keys) and len(parts) > 1
     for key in keys[:3]:
-        alone = engine.intervene(entry.id, [{"key": key, "op": "ablate"}], {}, quiet)
+        alone = service.ask("intervene", entry.id, {"edits": [{"key": key, "op": "ablate"}]}, quiet)
         assert found[key] == pytest.approx(alone["metric_after"] - alone["metric_before"], abs=1e-4)
 
 
-def test_faithfulness_is_one_of_all_nodes_and_nought_of_none(engine: Engine, entry: Entry) -> None:
-    measured = engine.models.measured(entry, quiet)
+def test_faithfulness_is_one_of_all_nodes_and_nought_of_none(service: Service, entry: Entry) -> None:
+    def asked(keys: list[str], errors: bool) -> dict[str, Any]:
+        return service.ask("faithfulness", entry.id, {"keys": keys, "errors": errors}, quiet)
+
+    task = cs.Task(PROMPT, metric=cs.LogitDiff(" are", " is"))
+    records = list(cs.node_effects(service.models.spliced("tiny"), task).records(("feature", "error")))
     for errors in (True, False):
-        everything = measured._pool(errors)
-        found = engine.faithfulness(entry.id, everything, errors, quiet)
+        found = asked([r["node"] for r in records if errors or r["kind"] == "feature"], errors)
         assert found["faithfulness"] == pytest.approx(1, abs=1e-4) and found["size"] == found["pool"]
         assert found["random"] == pytest.approx([1] * 5, abs=1e-4)
-    strongest = entry.circuit.strongest(40, kind="feature")
-    found = engine.faithfulness(entry.id, strongest, False, quiet)
+    found = asked(entry.circuit.strongest(40, kind="feature"), False)
     assert found["size"] == 40 and len(set(found["random"])) == 5
     assert found["metric"] == pytest.approx(found["empty"] + found["faithfulness"] * (found["full"] - found["empty"]))
-    with pytest.raises(InputError, match="pin features"):
-        engine.faithfulness(entry.id, ["token@1"], False, quiet)
+    with pytest.raises(InputError, match="expected features"):
+        asked(["token@1"], False)
 
 
-def test_a_continuation_without_edits_is_greedy_decoding(engine: Engine, entry: Entry) -> None:
+def test_a_continuation_without_edits_is_greedy_decoding(service: Service, entry: Entry) -> None:
     strongest = entry.circuit.strongest(1, kind="feature")[0]
-    found = engine.continuation(entry.id, [{"key": strongest, "op": "ablate"}], {}, quiet)
-    model, vocabulary = engine.models.spliced("tiny").model, engine.models.spliced("tiny").vocabulary
+    edits = [{"key": strongest, "op": "ablate"}]
+    found = service.ask("continuation", entry.id, {"edits": edits}, quiet)
+    model, vocabulary = service.models.spliced("tiny").model, service.models.spliced("tiny").vocabulary
     import torch
 
     ids = vocabulary.encode(PROMPT)
@@ -119,11 +123,11 @@ def test_a_continuation_without_edits_is_greedy_decoding(engine: Engine, entry: 
     assert 0 < len(found["after"]) <= 12 and 3 <= len(found["before"]) <= 12
 
 
-def test_two_prompts_become_one_graph(engine: Engine, entry: Entry) -> None:
-    union = engine.compare(entry.id, "The key to the cabinet", quiet)
+def test_two_prompts_become_one_graph(service: Service, entry: Entry) -> None:
+    union = service.compare(entry.id, "The key to the cabinet", quiet)
     where = union.colours[0]["values"]
     other = cs.trace(
-        engine.models.spliced("tiny"),
+        service.models.spliced("tiny"),
         cs.Task("The key to the cabinet", metric=cs.LogitDiff(" are", " is")),
         max_nodes=48,
     )
@@ -133,14 +137,14 @@ def test_two_prompts_become_one_graph(engine: Engine, entry: Entry) -> None:
     assert {key for key, place in where.items() if place == 2} == set(other.graph) - first
     assert union.circuit.graph.graph["tokens"][2] == " keys/ key"
     with pytest.raises(InputError, match="Nothing can be measured"):
-        engine.intervene(union.id, [], {}, quiet)
+        service.ask("intervene", union.id, {"edits": []}, quiet)
 
 
-def test_an_empty_answer_is_the_likeliest_and_a_missing_space_is_put_in(engine: Engine) -> None:
-    entry = engine.trace(Form("tiny", PROMPT, "", "", nodes=16), quiet)
+def test_an_empty_answer_is_the_likeliest_and_a_missing_space_is_put_in(service: Service) -> None:
+    entry = service.trace(Form("tiny", PROMPT, "", "", nodes=16), quiet)
     assert entry.form is not None
     assert entry.form.answer == entry.circuit.graph.graph["top_tokens"][0][0]
-    vocabulary = engine.models.spliced("tiny").vocabulary
+    vocabulary = service.models.spliced("tiny").vocabulary
     assert one_token("are", vocabulary, "answer") == " are"
 
 
@@ -157,12 +161,12 @@ def test_an_empty_answer_is_the_likeliest_and_a_missing_space_is_put_in(engine: 
         ({"prompt": 7}, "preset", "expected str"),
     ],
 )
-def test_each_bad_field_is_said_in_a_sentence(engine: Engine, given: dict[str, Any], field: str, text: str) -> None:
-    engine.models.spliced("tiny")
-    found = engine.problems(FORM.as_dict() | given)
+def test_each_bad_field_is_said_in_a_sentence(service: Service, given: dict[str, Any], field: str, text: str) -> None:
+    service.models.spliced("tiny")
+    found = service.problems(FORM.as_dict() | given)
     assert list(found) == [field] and text in found[field]
     with pytest.raises(CircuitsaeError):
-        engine.trace(read_form(FORM.as_dict() | given, engine.settings), quiet)
+        service.trace(read_form(FORM.as_dict() | given, service.settings), quiet)
 
 
 @pytest.mark.parametrize(
@@ -177,9 +181,36 @@ def test_each_bad_field_is_said_in_a_sentence(engine: Engine, given: dict[str, A
         ([{"key": "metric", "op": "ablate"}], "metric"),
     ],
 )
-def test_bad_interventions_are_said_in_a_sentence(engine: Engine, entry: Entry, edits: Any, text: str) -> None:
+def test_bad_interventions_are_said_in_a_sentence(service: Service, entry: Entry, edits: Any, text: str) -> None:
     with pytest.raises(InputError, match=text):
-        engine.intervene(entry.id, edits, {}, quiet)
+        service.ask("intervene", entry.id, {"edits": edits}, quiet)
+
+
+def test_arguments_are_read_by_their_types() -> None:
+    kind = OPERATIONS["faithfulness"].arguments
+    assert read_arguments(kind, {"keys": ["a"], "seq": 3, "errors": None}) == kind(["a"])
+    for given, text in (
+        ({}, "missing: 'keys'"),
+        ({"keys": "a"}, "expected a list"),
+        ({"keys": [], "errors": "yes"}, "expected true or false"),
+    ):
+        with pytest.raises(InputError, match=text):
+            read_arguments(kind, given)
+    with pytest.raises(InputError, match="'thawed'"):
+        read_arguments(OPERATIONS["intervene"].arguments, {"edits": [], "errors": "thawed"})
+    with pytest.raises(InputError, match="needs a number"):
+        read_edits([{"key": "token@1", "op": "set", "value": 10**400}])
+
+
+def test_a_trace_and_what_is_asked_of_it_share_one_session(service: Service, entry: Entry) -> None:
+    assert entry.form is not None
+    service.ask("measure", entry.id, {"keys": [entry.circuit.strongest(1)[0]]}, quiet)
+    _, session = service.models._session(_asked(entry), quiet)
+    before = dict(session.passes)
+    again = service.trace(entry.form, quiet)
+    assert again.circuit.graph.graph["metric_value"] == entry.circuit.graph.graph["metric_value"]
+    # the tape of the gradients and nothing else: the clean run was there
+    assert {kind: session.passes[kind] - count for kind, count in before.items()} == {"forward": 1, "backward": 1}
 
 
 def test_read_edits_gives_the_librarys_own() -> None:
@@ -187,27 +218,27 @@ def test_read_edits_gives_the_librarys_own() -> None:
     assert read_edits(given) == [cs.Ablate("a/1@2"), cs.Scale("a/1@2", 2), cs.Set("a/1@2", 2), cs.Add("a/1@2", 2)]
 
 
-def test_the_card_names_tokens_that_the_decoder_row_promotes(engine: Engine, entry: Entry) -> None:
+def test_the_card_names_tokens_that_the_decoder_row_promotes(service: Service, entry: Entry) -> None:
     key = entry.circuit.strongest(1, kind="feature")[0]
-    sections = {section["title"].split(",")[0]: section for section in engine.card(entry.id, key)}
+    sections = {section["title"].split(",")[0]: section for section in service.card(entry.id, key)}
     assert {"Promotes", "Suppresses"} <= set(sections)
     assert all(value > 0 for _, value in sections["Promotes"]["tokens"])
     assert all(value < 0 for _, value in sections["Suppresses"]["tokens"])
     node = entry.circuit[key]
-    promoted, _ = logit_tokens(engine.models.spliced("tiny"), node["site"], node["index"])
+    promoted, _ = logit_tokens(service.models.spliced("tiny"), node["site"], node["index"])
     # A store's order takes the last normalisation in, which moves all but the clearest.
     assert promoted[0][0] in [text for text, _ in sections["Promotes"]["tokens"]]
-    assert engine.card(entry.id, "token@1") == [] and engine.card(entry.id, "no such node") == []
+    assert service.card(entry.id, "token@1") == [] and service.card(entry.id, "no such node") == []
 
 
-def test_the_python_program_gives_what_is_on_the_screen(engine: Engine, entry: Entry) -> None:
+def test_the_python_program_gives_what_is_on_the_screen(service: Service, entry: Entry) -> None:
     key = entry.circuit.strongest(1, kind="feature")[0]
     edits = [{"key": key, "op": "scale", "value": 0.25}]
     shown = {"edits": edits, "options": {"errors": "frozen"}, "state": {"pins": [key, "gone"]}}
     program = python_program(entry.circuit, entry.form, shown)
     names: dict[str, Any] = {"print": lambda *args: None}
     exec(program, names)
-    found = engine.intervene(entry.id, edits, {"errors": "frozen"}, quiet)
+    found = service.ask("intervene", entry.id, {"edits": edits, **{"errors": "frozen"}}, quiet)
     assert names["result"].metric_after == pytest.approx(found["metric_after"], abs=1e-5)
     assert set(names["circuit"].graph) == set(entry.circuit.graph) and list(names["pinned"]) == [key]
 
@@ -224,34 +255,34 @@ def test_every_format_is_written_and_the_page_holds_the_interventions(entry: Ent
     assert cs.Circuit.from_json(saved) == entry.circuit
 
 
-def test_an_uploaded_circuit_is_checked_and_can_be_measured(engine: Engine, entry: Entry) -> None:
-    opened = engine.open(entry.circuit.to_json())
+def test_an_uploaded_circuit_is_checked_and_can_be_measured(service: Service, entry: Entry) -> None:
+    opened = service.open(entry.circuit.to_json())
     assert opened.circuit == entry.circuit and opened.form == FORM
     key = opened.circuit.strongest(1)[0]
-    assert engine.intervene(opened.id, [{"key": key, "op": "ablate"}], {}, quiet)["metric_after"]
+    assert service.ask("intervene", opened.id, {"edits": [{"key": key, "op": "ablate"}]}, quiet)["metric_after"]
     stranger = cs.Circuit.from_json(entry.circuit.to_json())
     stranger.graph.graph["preset"] = "somebody-elses"
-    assert engine.open(stranger.to_json()).form is None
+    assert service.open(stranger.to_json()).form is None
     other = cs.Circuit.from_json(entry.circuit.to_json())
     other.graph.graph["dictionaries"][0]["fingerprint"] = "0" * 64
     with pytest.raises(InputError, match="other dictionaries"):
-        engine.intervene(engine.open(other.to_json()).id, [], {}, quiet)
+        service.ask("intervene", service.open(other.to_json()).id, {"edits": []}, quiet)
     for text in ("", "[]", '{"schema": "circuitsae/99"}', "{" * 100_000):
         with pytest.raises(InputError):
-            engine.open(text)
+            service.open(text)
 
 
 def test_the_public_gets_less() -> None:
     settings = make_settings("tiny", public=True)
-    engine = Engine(settings)
+    service = Service(settings)
     assert settings.max_tokens == 64 and "tiny" in settings.presets
     with pytest.raises(InputError, match="no uploads"):
-        engine.open("{}")
+        service.open("{}")
     with pytest.raises(InputError, match="nodes were asked for"):
         read_form(FORM.as_dict() | {"nodes": 5000}, settings)
 
 
-def test_a_card_says_what_the_store_says(engine: Engine, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_says_what_the_store_says(service: Service, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     key = entry.circuit.strongest(1, kind="feature")[0]
     node = entry.circuit[key]
     context = Context((" The", " keys"), (0.0, 2.5), 1)
@@ -264,17 +295,17 @@ def test_a_card_says_what_the_store_says(engine: Engine, entry: Entry, monkeypat
     assert sections["Label (somebody)"]["text"] == "plural nouns"
     assert sections["Promotes"]["tokens"] == [[" are", 0.5]] and "1%" in sections["How often"]["text"]
     assert sections["Most active on"]["contexts"] == [[(" The", 0.0), (" keys", 2.5)]]
-    assert engine.models.labels("no such preset") is None
+    assert service.labels("no such preset") is None
 
 
 def test_what_ships_is_shown_before_a_model_is_loaded() -> None:
-    engine = Engine(make_settings("tiny"))
-    entry = engine.shipped
+    service = Service(make_settings("tiny"))
+    entry = service.shipped
     assert entry is not None and entry.form is not None and entry.form.preset == "tiny"
-    assert engine.models.status("tiny") == {"ready": False, "text": "tiny will be loaded when it is needed"}
-    assert engine.store.get("shipped-tiny") is entry
+    assert service.models.status("tiny") == {"ready": False, "text": "tiny will be loaded when it is needed"}
+    assert service.store.get("shipped-tiny") is entry
     # The file is what tracing gives today.
-    again = engine.trace(entry.form, quiet).circuit
+    again = service.trace(entry.form, quiet).circuit
     strongest = entry.circuit.strongest(20)
     assert set(strongest) <= set(again.graph)
     for key in strongest:
@@ -305,20 +336,20 @@ def test_a_store_forgets_the_oldest_within_its_budget(entry: Entry) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_traces_and_clicks() -> None:
-    engine = Engine(Settings("tiny", ("tiny",), memory=2_000_000))
-    engine.models.spliced("tiny")
+    service = Service(Settings("tiny", ("tiny",), memory=2_000_000))
+    service.models.spliced("tiny")
     words = ["key", "keys", "dog", "dogs", "cat", "cats", "book", "books"]
     held: list[int] = []
     for number in range(200):
         prompt = f"The {words[number % 8]} to the cabinet"
-        entry = engine.trace(Form("tiny", prompt, " are", " is", nodes=16), quiet)
+        entry = service.trace(Form("tiny", prompt, " are", " is", nodes=16), quiet)
         key = entry.circuit.strongest(1)[0]
-        engine.intervene(entry.id, [{"key": key, "op": "ablate"}], {}, quiet)
-        engine.card(entry.id, key)
+        service.ask("intervene", entry.id, {"edits": [{"key": key, "op": "ablate"}]}, quiet)
+        service.card(entry.id, key)
         if number in (60, 199):
             gc.collect()
-            held.append(sum(type(o) in (cs.Circuit, Entry, Measured) for o in gc.get_objects()))
-    assert engine.store.size <= 2_000_000 and len(engine.models._contexts) <= 6
+            held.append(sum(type(o) in (cs.Circuit, Entry, cs.Session) for o in gc.get_objects()))
+    assert service.store.size <= 2_000_000 and len(service.models._sessions) <= 6
     assert held[1] <= held[0] + 4
 
 
