@@ -122,7 +122,7 @@ def intervene(session: "Session", asked: Asked, arguments: Edited, progress: Pro
 def measure(session: "Session", asked: Asked, arguments: Nodes, progress: Progress) -> Iterator[dict[str, Any]]:
     """Yields the measured effects of ablating nodes one at a time, a few at once, and how many are done."""
     # Nodes of one layer share the run below it: batches follow the model.
-    keys = sorted({str(key) for key in arguments.keys[:MAX_NODES]}, key=names.sort_key)
+    keys = sorted((str(key) for key in arguments.keys[:MAX_NODES]), key=names.sort_key)
     yield {"done": 0, "total": len(keys), "values": {}}
     for start in range(0, len(keys), TOGETHER):
         report(progress, start, len(keys), "nodes measured")

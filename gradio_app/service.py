@@ -145,9 +145,10 @@ class Models:
         if asked.fingerprints and asked.fingerprints != {d["fingerprint"] for d in spliced.describe()}:
             raise InputError(f"This circuit was traced with other dictionaries than {asked.form.preset!r} has here.")
         form = self._understood(asked.form, spliced)
-        key = (form.preset, form.prompt, form.answer, form.foil, form.patch, asked.baseline)
+        baseline = asked.baseline or ("patch" if form.patch else "zero")
+        key = (form.preset, form.prompt, form.answer, form.foil, form.patch, baseline)
         if key not in self._sessions:
-            self._sessions[key] = Session(spliced, form.task(), baseline=asked.baseline, memory=SESSION_BYTES)
+            self._sessions[key] = Session(spliced, form.task(), baseline=baseline, memory=SESSION_BYTES)
         self._sessions.move_to_end(key)
         while len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
