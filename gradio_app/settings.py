@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from circuitsae.presets import find_preset, is_present, list_presets
+from circuitsae.presets import find_preset, is_present, list_presets, reference_of
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def make_settings(preset: str | None, *, public: bool = False) -> Settings:
     if preset is None:
         preset = next((p.name for p in known if p.name == "smollm2" and is_present(p)), "tiny")
     else:
-        preset = find_preset(preset).name
+        preset = reference_of(find_preset(preset))
     if not public:
         return Settings(preset, tuple(dict.fromkeys([preset, *(p.name for p in known)])))
-    there = [p.name for p in known if p.name == preset or (is_present(p) and not p.gated)]
-    return Settings(preset, tuple(there), True, 64, 512, 256 * 2**20, 0, 120.0)
+    there = [p.name for p in known if p.name != preset and is_present(p) and not p.gated]
+    return Settings(preset, tuple([preset, *there]), True, 64, 512, 256 * 2**20, 0, 120.0)

@@ -17,7 +17,7 @@ from circuitsae.model import lean
 from circuitsae.model.centring import centre_writing_weights, is_centred
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
-from circuitsae.presets.catalogue import find_preset
+from circuitsae.presets.catalogue import find_preset, reference_of
 from circuitsae.presets.fetching import fetch_from_hub, fetch_model
 from circuitsae.presets.preset import HubModel, Preset
 from circuitsae.progress import Progress
@@ -122,7 +122,7 @@ def load(
         skip_sinks=skip_sinks,
         name=name,
         prepend_bos=prepend_bos,
-        preset=None if chosen is None else chosen.name,
+        preset=None if chosen is None else reference_of(chosen),
     )
 
 

@@ -4,7 +4,14 @@ Three ship with the package (`smollm2`, `tiny`, `tiny-transcoders`); others come
 ([preset_folders][circuitsae.presets.catalogue.preset_folders]) or from plugins. Listing them imports no torch.
 """
 
-from circuitsae.presets.catalogue import default_preset, find_preset, list_presets, preset_folders, preset_problems
+from circuitsae.presets.catalogue import (
+    default_preset,
+    find_preset,
+    list_presets,
+    preset_folders,
+    preset_problems,
+    reference_of,
+)
 from circuitsae.presets.fetching import fetch, is_present, model_folder
 from circuitsae.presets.preset import Example, FolderModel, HubModel, Preset, WheelModel, read_preset
 
@@ -23,4 +30,5 @@ __all__ = [
     "preset_folders",
     "preset_problems",
     "read_preset",
+    "reference_of",
 ]

@@ -51,6 +51,16 @@ def find_preset(name: str | Path | Preset) -> Preset:
     raise UnknownNameError("preset", name, found, hint="All are listed by: circuitsae presets.")
 
 
+def reference_of(preset: Preset) -> str:
+    """Returns what `find_preset` finds a preset by again: its name, or the path of its file where its name does not."""
+    found = _collect()[0].get(preset.name)
+    return (
+        str(preset.source)
+        if preset.source is not None and (found is None or found.source != preset.source)
+        else preset.name
+    )
+
+
 def default_preset() -> Preset:
     """Returns what is used when none is named: `smollm2`, a real language model, once it is there, else `tiny`."""
     from circuitsae.presets.fetching import is_present

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+
+from torch import Tensor
 
 from circuitsae.errors import TaskError
 from circuitsae.task.metrics import BoundMetric, Custom, Metric
@@ -61,7 +63,7 @@ class Task:
             patch=self.patch if isinstance(self.patch, str) else None,
             patch_tokens=None if patch is None else tuple(patch),
             patch_strings=None if patch is None else tuple(vocabulary.strings(patch)),
-            metric=metric.resolve(vocabulary, len(tokens)),
+            metric=_bound(metric, metric.resolve(vocabulary, len(tokens))),
         )
 
 
@@ -76,6 +78,20 @@ class PreparedTask:
     patch_tokens: tuple[int, ...] | None
     patch_strings: tuple[str, ...] | None
     metric: BoundMetric
+
+
+def _bound(metric: Metric, resolved: Any) -> BoundMetric:
+    """Returns a metric as it is, or a plain function of all logits that a plugin's `resolve` gives."""
+    if isinstance(resolved, BoundMetric):
+        return resolved
+    if not callable(resolved):
+        raise TaskError(
+            f"The metric {metric.name!r} resolves to {type(resolved).__name__}; expected a BoundMetric, or a function of "
+            "the logits [batch pos d_vocab] that gives one number a prompt."
+        )
+    function = Custom(cast(Callable[[Tensor], Tensor], resolved)).resolve(Vocabulary(None, 0), 0).function
+    fields = {name: value for name, value in vars(metric).items() if isinstance(value, str | int | float)}
+    return BoundMetric(function, None, {"name": metric.name, **fields, "description": metric.name})
 
 
 def _spread(vocabulary: Vocabulary, tokens: Sequence[int]) -> str:

@@ -75,7 +75,7 @@ def test_dictionaries_and_strangers_objects() -> None:
     dictionary = random_dictionary("standard")
     assert load_dictionary(dictionary) == [dictionary]
     with pytest.raises(
-        InputError, match="is given as a folder, a name, a Dictionary or a SAELens object, not as Linear"
+        InputError, match=r"is given as a folder, .* or a torch module with W_enc and W_dec, not as Linear"
     ):
         load_dictionary(torch.nn.Linear(2, 2))
 

@@ -1,5 +1,6 @@
 """circuit-tracer's format: valid by its own models and Neuronpedia's rules, unique ids, and nothing lost either way."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -375,3 +376,20 @@ def test_the_command_turns_their_graph_into_other_formats(theirs: dict[str, Any]
     assert circuit == from_circuit_tracer(json.dumps(theirs)) and (tmp_path / "c.svg").exists()
     assert run(["export", str(tmp_path / "c.json"), "-o", str(tmp_path / "again.circuit-tracer.json")]) == 0
     assert json.loads((tmp_path / "again.circuit-tracer.json").read_text()) == theirs
+
+
+def test_stdin_and_stdout(
+    theirs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    circuit = synthetic_circuit(seed=3, n_features=8)
+    for text, same in ((circuit.to_json(), circuit), (json.dumps(theirs), from_circuit_tracer(json.dumps(theirs)))):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert run(["export", "-", "-o", "-"]) == 0
+        assert Circuit.from_json(capsys.readouterr().out) == same
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(circuit.to_json().encode())))
+    assert run(["export", "-", "-o", "-", "--format", "dot"]) == 0
+    assert capsys.readouterr().out.startswith("digraph circuit {")
+    for format, said in (("csv", "has several files"), ("png", "is no text")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(circuit.to_json().encode())))
+        assert run(["export", "-", "-o", "-", "--format", format]) == 2
+        assert said in capsys.readouterr().err

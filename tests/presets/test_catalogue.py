@@ -8,7 +8,7 @@ import pytest
 
 from circuitsae import registry
 from circuitsae.errors import InputError, PluginError, UnknownNameError
-from circuitsae.presets import default_preset, find_preset, list_presets, preset_problems, read_preset
+from circuitsae.presets import default_preset, find_preset, list_presets, preset_problems, read_preset, reference_of
 
 MINE = 'name = "{}"\nsummary = "mine"\ndictionaries = ["./sae"]\n[model]\nfolder = "./model"\n'
 
@@ -45,6 +45,16 @@ def test_a_users_preset_is_found_by_name_and_by_file(tmp_path: Path) -> None:
     assert [preset.name for preset in list_presets()][-1] == "mine"
     assert find_preset("mine") == find_preset(path) == find_preset(str(path)) == read_preset(path)
     assert find_preset(find_preset("mine")) == read_preset(path)
+
+
+def test_a_preset_is_found_again_by_name_or_by_its_file(tmp_path: Path) -> None:
+    inside = find_preset(user_preset(tmp_path, "mine"))
+    assert reference_of(inside) == "mine" and reference_of(find_preset("tiny")) == "tiny"
+    for name in ("elsewhere", "tiny"):  # one that no folder lists, and one whose name is another's
+        path = tmp_path / f"{name}.toml"
+        path.write_text(MINE.format(name))
+        assert reference_of(find_preset(path)) == str(path)
+        assert find_preset(reference_of(find_preset(path))) == find_preset(path)
 
 
 def test_several_folders_may_hold_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

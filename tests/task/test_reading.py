@@ -1,13 +1,15 @@
 """Task files as others publish them: columns, ids, answers without their space, lists, datasets on the hub."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import circuitsae as cs
 from circuitsae.errors import FetchError, InputError, TaskError
@@ -199,3 +201,24 @@ def test_an_answer_of_several_tokens_leads_to_the_metric_for_it(vocabulary: Voca
         vocabulary.token_id(" Mary John")
     task = cs.Task("The Mary John", metric=cs.Loss(" Mary John"))
     assert task.prepare(Vocabulary(Longest(), len(TOKENS), prepend_bos=False)).tokens == (1, 15, 16)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A metric of a plugin whose resolve gives a plain function."""
+
+    name: ClassVar[str] = "gap"
+    token: int = 3
+    wrong: bool = False
+
+    def resolve(self, vocabulary: Vocabulary, n_tokens: int) -> Any:
+        return 3 if self.wrong else lambda logits: logits[:, -1, self.token] - logits[:, -1].mean(-1)
+
+
+def test_resolve_may_give_a_function_of_the_logits(vocabulary: Vocabulary) -> None:
+    bound = cs.Task("The keys", metric=Gap()).prepare(vocabulary).metric
+    logits = torch.arange(2 * 3 * 5, dtype=torch.float64).reshape(2, 3, 5)
+    assert bound(logits).tolist() == [1.0, 1.0]
+    assert bound.description == {"name": "gap", "token": 3, "wrong": False, "description": "gap"}
+    with pytest.raises(TaskError, match=r"The metric 'gap' resolves to int; expected a BoundMetric"):
+        cs.Task("The keys", metric=Gap(wrong=True)).prepare(vocabulary)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitsae import __version__, registry
 from circuitsae.cli.output import Console, table
-from circuitsae.errors import CircuitsaeError, SpliceError
+from circuitsae.errors import CircuitsaeError, InputError, SpliceError
 from circuitsae.folders import cache_folder
 from circuitsae.presets import find_preset, is_present, list_presets, preset_problems
 
@@ -61,6 +61,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from circuitsae.task.metrics import Logit, LogitDiff
     from circuitsae.task.task import Task
 
+    if not preset.examples:
+        raise InputError(
+            f"The preset {preset.name} has no example to check with; add [[examples]] with prompt and answer."
+        )
     example = preset.examples[0]
     metric = Logit(example.answer) if example.foil is None else LogitDiff(example.answer, example.foil)
     with console.progress() as progress:

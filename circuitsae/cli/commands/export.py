@@ -1,9 +1,10 @@
 """`circuitsae export`: a saved circuit in another format."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
-from circuitsae.cli import labelling, options
+from circuitsae.cli import circuits, labelling, options
 from circuitsae.cli.output import Console
 from circuitsae.errors import GraphFileError
 
@@ -27,8 +28,12 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
-    parser.add_argument("circuit", metavar="CIRCUIT", help="a file that trace wrote, or circuit-tracer's graph JSON")
-    parser.add_argument("-o", "--output", action="append", default=[], metavar="FILE", help="where to; repeatable")
+    parser.add_argument(
+        "circuit", metavar="CIRCUIT", help="a file that trace wrote, or circuit-tracer's graph JSON; - is stdin"
+    )
+    parser.add_argument(
+        "-o", "--output", action="append", default=[], metavar="FILE", help="where to, - is stdout; repeatable"
+    )
     parser.add_argument("--format", metavar="NAME", help="the format, where the suffix does not tell")
     parser.add_argument("--labels", metavar="FILE", help="feature labels to add: a file, or NAME:... of a source")
     parser.add_argument("--top", type=options.positive, default=10, metavar="N", help="rows to show (%(default)s)")
@@ -36,25 +41,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Reads, writes."""
-    from circuitsae.graph.circuit import exporter_for
-
-    outputs = [(path, args.format or exporter_for(path).name) for path in args.output]
+    outputs = [(path, circuits.format_of(path, args.format)) for path in args.output]
     circuit = _read(args.circuit)
     if args.labels:
         labelling.label(circuit, args.labels, None, console)
-    written = [file for path, name in outputs for file in circuit.export(path, format=name)]
+    if circuits.write(circuit, outputs, console):
+        return
     if console.as_json:
         console.print(circuit.to_json().rstrip())
     elif not outputs:
         console.report(circuit.report(args.top))
-    console.wrote(written)
 
 
 def _read(path: str) -> "Circuit":
     """Returns a saved circuit, or the one in a graph of circuit-tracer's, which tells itself by its parts."""
-    from circuitsae.export.circuit_tracer import is_circuit_tracer, read_circuit_tracer
+    from circuitsae.export.circuit_tracer import from_circuit_tracer, is_circuit_tracer, read_circuit_tracer
     from circuitsae.graph.circuit import Circuit
 
+    if path == circuits.STDOUT:
+        text = sys.stdin.buffer.read()
+        try:
+            return Circuit.from_json(text)
+        except GraphFileError as error:
+            if b'"links"' not in text:
+                raise error
+            return from_circuit_tracer(text)
     try:
         return Circuit.load(path)
     except GraphFileError:

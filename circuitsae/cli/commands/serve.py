@@ -7,7 +7,7 @@ import importlib.util
 from circuitsae.cli import options
 from circuitsae.cli.output import Console
 from circuitsae.errors import CircuitsaeError, MissingExtraError
-from circuitsae.presets import find_preset
+from circuitsae.presets import find_preset, reference_of
 
 DESCRIPTION = """\
 Starts the app, which needs the extra 'app': trace, look at the circuit, ablate a node, see the prediction hold or fail.
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         CircuitsaeError: The address can't be listened at.
     """
     # Asked first: whoever installs the extra for a preset that does not exist would have done so for nothing.
-    preset = None if args.preset is None else find_preset(args.preset).name
+    preset = None if args.preset is None else reference_of(find_preset(args.preset))
     if importlib.util.find_spec("gradio") is None:
         raise MissingExtraError("'circuitsae serve'", "gradio", "app")
     # By name, when it is wanted: the package knows nothing of its app.

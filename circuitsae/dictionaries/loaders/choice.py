@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, NoReturn
 
-from circuitsae.dictionaries import saelens
+from circuitsae.dictionaries import modules, saelens
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.loaders.plugin import loaders
 from circuitsae.errors import DictionaryError, InputError, UnknownNameError, near_matches
@@ -34,7 +34,8 @@ def load_dictionary(spec: Any, **options: Any) -> list[Dictionary]:
 
     Args:
         spec: A folder (or a folder of folders), `hf://ORG/NAME/PATH@REVISION`, `RELEASE/ID` of SAELens' registry, any
-            other form that a loader plugin knows, a `Dictionary`, or a SAELens object.
+            other form that a loader plugin knows, a `Dictionary`, a SAELens object, or a plain torch module with W_enc
+            and W_dec (`circuitsae.dictionaries.modules`).
         **options: Passed on to the loader.
 
     Raises:
@@ -47,9 +48,12 @@ def load_dictionary(spec: Any, **options: Any) -> list[Dictionary]:
         return [spec]
     if saelens.is_saelens_object(spec):
         return [saelens.from_object(spec, **options)]
+    if modules.is_module(spec):
+        return [modules.from_module(spec, **options)]
     if not isinstance(spec, (str, os.PathLike)):
         raise InputError(
-            f"A dictionary is given as a folder, a name, a Dictionary or a SAELens object, not as {type(spec).__name__}"
+            "A dictionary is given as a folder, a name, a Dictionary, a SAELens object, or a torch module with W_enc and "
+            f"W_dec, not as {type(spec).__name__}."
         )
     text = os.fspath(spec)
     if isinstance(text, bytes):
