@@ -323,14 +323,11 @@ def _last_mlp_at(spliced: SplicedModel, position: int | None) -> Iterator[None]:
         yield
         return
 
-    def narrow(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][:, position : position + 1], *args[1:])
+    def narrow(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        return (args[0][:, position : position + 1], *args[1:]), kwargs
 
-    handle = spliced.model.blocks[-1].mlp.register_forward_pre_hook(narrow)
-    try:
+    with spliced.hooked.altered(spliced.model.blocks[-1].mlp, narrow):
         yield
-    finally:
-        handle.remove()
 
 
 _narrows: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()

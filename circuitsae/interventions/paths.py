@@ -1,8 +1,7 @@
 """Path patching: what an edit of one node does by way of chosen receivers only."""
 
-import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -82,7 +81,8 @@ def compile_path(context: Context, given: PathPatch, extra: Sequence[tuple[str, 
 
     wanted = {r.hook for r in receivers if r.input is not None}
     final: list[Tensor] = []
-    with split_inputs(spliced, bool(wanted)), _final_kept(spliced, final):
+    kept = spliced.hooked.altered(spliced.model.ln_final, lambda args, kwargs: final.append(args[0].detach()))
+    with split_inputs(spliced, bool(wanted)), kept:
         # Two copies, one of them without the edit: the difference is then of runs that were computed alike.
         edited = run_edited(
             spliced,
@@ -166,12 +166,3 @@ def _within(spliced: SplicedModel, edits: Sequence[Edit]) -> set[str]:
             if part is not None:
                 inside.add(f"blocks.{spliced.hooked.layer(hook)}.hook_{part}_out")
     return inside
-
-
-@contextlib.contextmanager
-def _final_kept(spliced: SplicedModel, into: list[Tensor]) -> Iterator[None]:
-    handle = spliced.model.ln_final.register_forward_pre_hook(lambda module, args: into.append(args[0].detach()))
-    try:
-        yield
-    finally:
-        handle.remove()

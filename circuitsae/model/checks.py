@@ -10,7 +10,7 @@ What does not hold is a `SpliceError` that names hook point and family; `circuit
 import contextlib
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,8 @@ def _once(spliced: SplicedModel, key: tuple[object, ...], check: Callable[[Splic
         return
     where, what = f"On {spliced.name} ({spliced.hooked.family})", str(key[0])
     try:
-        tried = check(spliced)
+        with spliced.hooked.held():
+            tried = check(spliced)
     except CircuitsaeError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -149,6 +150,8 @@ def check_splices(spliced: SplicedModel) -> list[Check]:
     readout = Readout(None, tokens.shape[1])
     limit = tolerance(spliced.hooked.dtype)
     with torch.no_grad():
+        # two copies: what has no place for each prompt, such as positions that all share, can be no site
+        pair = forward(spliced, tokens.expand(2, -1), readout, on_write=lambda name, x: x).logits
         bare = forward(spliced, tokens, readout).logits
     raw: dict[str, Tensor] = {}
     leaves: dict[str, Tensor] = {}
@@ -163,7 +166,7 @@ def check_splices(spliced: SplicedModel) -> list[Check]:
     extra += [(n, lambda x, n=n: ends.__setitem__(n, x)) for n in {n: None for found in goals.values() for n in found}]
     with torch.enable_grad():
         captured = forward(spliced, tokens, readout, on_write=put_back, extra=extra, leaf_embed=True)
-    assert captured.logits is not None and bare is not None
+    assert captured.logits is not None and bare is not None and pair is not None
     off = float((captured.logits.detach() - bare).abs().max() / bare.abs().max().clamp_min(1e-30))
     checks = [Check("that values put back give the same logits", ", ".join(spliced.written), off, limit)]
     probe = Probe(limit)
@@ -421,16 +424,13 @@ def _without_scale(spliced: SplicedModel, names: Sequence[str]) -> dict[str, nn.
     return found
 
 
-@contextlib.contextmanager
-def _unembedded(spliced: SplicedModel, into: dict[str, Tensor]) -> Iterator[None]:
+def _unembedded(spliced: SplicedModel, into: dict[str, Tensor]) -> contextlib.AbstractContextManager[None]:
     """Keeps what the unembedding reads."""
-    handle = spliced.model.unembed.register_forward_pre_hook(
-        lambda module, args: into.__setitem__("unembed.hook_in", args[0])
-    )
-    try:
-        yield
-    finally:
-        handle.remove()
+
+    def keep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        into["unembed.hook_in"] = args[0]
+
+    return spliced.hooked.altered(spliced.model.unembed, keep)
 
 
 def _is_written(spliced: SplicedModel, name: str) -> bool:

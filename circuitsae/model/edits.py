@@ -265,7 +265,7 @@ def split_inputs(spliced: SplicedModel, wanted: bool = True) -> Iterator[None]:
         yield
         return
     require(spliced, "split")
-    with points.split_inputs(spliced.hooked):
+    with spliced.hooked.held(), points.split_inputs(spliced.hooked):
         yield
 
 
@@ -420,7 +420,9 @@ def _skip_change(
     change = -skip.expand(n_prompts, -1, -1)
     kept = run.sites[name].kept.tolist()
     for number, out in spliced.writers[name]:
-        x = read[number][:, kept].to(skip.dtype)
+        # what is read below the start of the run is the clean run's
+        x = read[number] if number in read else run.features[number].x_in.expand(n_prompts, -1, -1)
+        x = x[:, kept].to(skip.dtype)
         path = spliced.dictionaries[number].skip(x.flatten(0, 1), out)
         if path is not None:
             change = change.index_add(1, torch.tensor(kept, device=skip.device), path.view(n_prompts, len(kept), -1))
@@ -454,17 +456,14 @@ def _final_added(spliced: SplicedModel, edits: Sequence[FinalEdit]) -> Iterator[
         yield
         return
 
-    def add(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def add(args: tuple[Tensor, ...], kwargs: dict[str, object]) -> tuple[object, object]:
         new = args[0].clone()
         for edit in edits:
             new[edit.prompt, edit.position] += edit.change.to(new.dtype)
-        return (new, *args[1:])
+        return (new, *args[1:]), kwargs
 
-    handle = spliced.model.ln_final.register_forward_pre_hook(add)
-    try:
+    with spliced.hooked.altered(spliced.model.ln_final, add):
         yield
-    finally:
-        handle.remove()
 
 
 def _note_values(number: int, edits: _Applied, values: dict[tuple[int, int, int, int], float]) -> None:

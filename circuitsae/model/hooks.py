@@ -4,11 +4,19 @@ Works on TransformerBridge (transformer_lens 3.9 and 4) and HookedTransformer (3
 (names and aliases to `HookPoint`s) and `blocks`. Hook points are kept as objects, never keyed by `hook.name`: on a Bridge
 that is the canonical name, not the one asked for. A name that is not there is an error here, on both lines (3.9 ignores
 it silently).
+
+One pass runs on a model at a time: each takes the model's lock, waits for another thread's to end, and lets go however it
+ends, so what is cancelled between two passes is cancelled while it waits. Hooks act on the passes of the thread that
+attached them alone; what other threads compute with the model meanwhile, without this package, stays theirs (but is in
+evaluation mode, and makes no weight gradients).
 """
 
 import contextlib
 import inspect
+import threading
 import warnings
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,6 +63,10 @@ class Watch:
 _LEFTOVERS = ("_pattern", "_last_input_before_norm")
 
 
+_locks: "weakref.WeakKeyDictionary[Any, threading.RLock]" = weakref.WeakKeyDictionary()  # pyright: ignore[reportGeneralTypeIssues]
+_locks_lock = threading.Lock()
+
+
 class _Stop(Exception):
     """Unwinds a forward pass once all that was asked for is there."""
 
@@ -72,6 +84,9 @@ class HookedModel:
         self.cfg: Any = model.cfg
         self.n_layers = len(self.model.blocks)
         self._points: Mapping[str, Any] = dict(self.model.hook_dict)
+        self._given = vars(model).get("hook_dict")  # a Bridge makes it anew for everyone who asks
+        with _locks_lock:
+            self._lock: Any = _locks.setdefault(model, threading.RLock())
         self._parameters: list[nn.Parameter] = list(self.model.parameters())
         self._modules: list[nn.Module] = list(self.model.modules())
         self._tuple_blocks: bool | None = None
@@ -170,18 +185,49 @@ class HookedModel:
             SpliceError: A hook point did not fire; the message names it.
             NotFiniteError: The logits hold NaN or infinity; the message names where that begins.
         """
-        seen: set[str] = set()
+        seen: Counter[int] = Counter()
 
-        def watched(name: str, hook: Hook) -> Hook:
+        def watched(number: int, hook: Hook) -> Hook:
             def run(x: Tensor) -> Tensor | None:
-                seen.add(name)
+                seen[number] += 1
                 return hook(x)
 
             return run
 
-        listed = self._rejoined([(name, watched(name, hook)) for name, hook in hooks])
-        if stop_at is not None:
-            listed.append((stop_at, _raise_stop))
+        with self.held():
+            self._check_current([name for name, _ in hooks])
+            listed = self._rejoined([(name, watched(number, hook)) for number, (name, hook) in enumerate(hooks)])
+            if stop_at is not None:
+                listed.append((stop_at, _raise_stop))
+            logits = self._run(tokens, listed, start, logits_at, cache, scores)
+            if logits is not None and overflows(logits):
+                raise not_finite(self, tokens)
+        for number, (name, hook) in enumerate(hooks):
+            if isinstance(hook, Watch):
+                continue
+            if seen[number] > 1:
+                raise SpliceError(
+                    f"The hook point {name!r} fires {seen[number]} times in one pass of {self.family}, so there is not one "
+                    "value there that a number could be about; use one that fires once, such as 'blocks.0.hook_mlp_out'."
+                )
+            if logits is not None and not seen[number]:  # a run that stops early may end before some of them
+                raise SpliceError(
+                    f"The hook point {name!r} exists but did not fire during the forward pass, so nothing can be "
+                    "spliced in there; some need a switch first (hook_mlp_in: model.set_use_hook_mlp_in(True), "
+                    "hook_result: model.set_use_attn_result(True)), or use one that fires, such as "
+                    "'blocks.0.hook_mlp_out'."
+                )
+        return logits
+
+    def _run(
+        self,
+        tokens: Tensor,
+        listed: Sequence[tuple[str, Hook]],
+        start: Prefix | None,
+        logits_at: Sequence[int] | None,
+        cache: Any,
+        scores: list[Tensor] | None,
+    ) -> Tensor | None:
         with (
             self._quiet(),
             self._attached(listed),
@@ -190,22 +236,61 @@ class HookedModel:
         ):
             try:
                 cached = {} if cache is None else {self._cache_argument: cache, "use_cache": True}
-                logits = self.model(tokens, return_type="logits", **cached)
+                return self.model(tokens, return_type="logits", **cached)
             except _Stop:
-                logits = None
-        if logits is not None and overflows(logits):
-            raise not_finite(self, tokens)
-        for name, hook in hooks:
-            if (
-                logits is not None and name not in seen and not isinstance(hook, Watch)
-            ):  # a run that stops early may end before some of them
+                return None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps the model to this thread; what other threads run on it through this package waits. May be nested."""
+        with self._lock:
+            yield
+
+    @contextlib.contextmanager
+    def altered(
+        self,
+        module: nn.Module,
+        reads: Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, Any] | None] | None = None,
+        gives: Callable[[Any], Any] | None = None,
+    ) -> Iterator[None]:
+        """Changes what a module reads and gives in this thread's passes; the model is held meanwhile.
+
+        Args:
+            module: A module of the model.
+            reads: Takes positional and named arguments, gives others, or `None` to leave them.
+            gives: Takes the output, gives another, or `None` to leave it.
+        """
+        mine = threading.get_ident()
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return reads(args, kwargs) if reads is not None and threading.get_ident() == mine else None
+
+        def after(_: nn.Module, args: Any, output: Any) -> Any:
+            return gives(output) if gives is not None and threading.get_ident() == mine else None
+
+        with self.held():
+            handles = [
+                module.register_forward_pre_hook(before, with_kwargs=True),
+                module.register_forward_hook(after),
+            ]
+            try:
+                yield
+            finally:
+                for handle in handles:
+                    handle.remove()
+
+    def _check_current(self, names: Sequence[str]) -> None:
+        """Raises where a HookedTransformer has got other hook points than it had."""
+        now = vars(self.model).get("hook_dict")
+        if now is self._given:
+            return
+        for name in names:
+            if now is None or now.get(name) is not self.point(name):
                 raise SpliceError(
-                    f"The hook point {name!r} exists but did not fire during the forward pass, so nothing can be "
-                    "spliced in there; some need a switch first (hook_mlp_in: model.set_use_hook_mlp_in(True), "
-                    "hook_result: model.set_use_attn_result(True)), or use one that fires, such as "
-                    "'blocks.0.hook_mlp_out'."
+                    f"The model's hook points have changed since dictionaries were attached to it ({name!r} is another; "
+                    "add_sae and reset_saes do that). Make a new SplicedModel of it."
                 )
-        return logits
+        self._given = now
 
     @cached_property
     def _cache_argument(self) -> str:
@@ -288,7 +373,7 @@ class HookedModel:
 
     def attempt(self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[tuple[str, Hook]]) -> None:
         """Runs the bare model with hooks that watch, whatever fires and whatever comes of it."""
-        with self._quiet(), self._attached(hooks):
+        with self.held(), self._quiet(), self._attached(hooks):
             self.model(tokens, return_type="logits")
 
     @contextlib.contextmanager
@@ -319,10 +404,15 @@ class HookedModel:
     @contextlib.contextmanager
     def _attached(self, hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
         attached: list[tuple[Any, Any]] = []
+        mine = threading.get_ident()
+
+        def own(run: Hook) -> Callable[[Tensor, Any], Tensor | None]:
+            return lambda x, hook: run(x) if threading.get_ident() == mine else None  # TransformerLens calls with hook=
+
         try:
             for name, hook in hooks:
                 point = self.point(name)
-                point.add_hook(lambda x, hook, run=hook: run(x))  # TransformerLens calls it with hook=
+                point.add_hook(own(hook))
                 attached.append((point, point.fwd_hooks[-1]))
             yield
         finally:
@@ -334,50 +424,42 @@ class HookedModel:
     def _started(self, start: Prefix | None, batch: int) -> Iterator[None]:
         """Replaces the blocks below `start` by ones that hand its residual on; also learns what blocks return."""
         if start is None or start.layer == 0:
-            handle = None
-            if self._tuple_blocks is None:
-                handle = self.model.blocks[0].register_forward_hook(self._note_output)
-            try:
+            if self._tuple_blocks is not None:
                 yield
-            finally:
-                if handle is not None:
-                    handle.remove()
+                return
+            with self.altered(self.model.blocks[0], gives=self._note_output):
+                yield
             return
         if self._tuple_blocks is None:
             raise SpliceError("A run can start at a middle layer only after one whole run of the model.")
         residual = start.residual.expand(batch, -1, -1)
         given = (residual,) if self._tuple_blocks else residual
-        stubbed = list(self.model.blocks)[: start.layer]
+        stubbed, mine = list(self.model.blocks)[: start.layer], threading.get_ident()
+
+        def stub(whole: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *args, **kwargs: given if threading.get_ident() == mine else whole(*args, **kwargs)
+
         for block in stubbed:
-            object.__setattr__(block, "forward", lambda *args, **kwargs: given)
+            object.__setattr__(block, "forward", stub(block.forward))
         try:
             yield
         finally:
             for block in stubbed:
                 object.__delattr__(block, "forward")
 
-    def _note_output(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _note_output(self, output: Any) -> None:
         self._tuple_blocks = isinstance(output, tuple)
 
-    @contextlib.contextmanager
-    def _scored(self, positions: Sequence[int] | None, scores: list[Tensor] | None) -> Iterator[None]:
-        def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (args[0][:, list(positions or ())], *args[1:])
+    def _scored(
+        self, positions: Sequence[int] | None, scores: list[Tensor] | None
+    ) -> contextlib.AbstractContextManager[None]:
+        def keep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+            return (args[0][:, list(positions or ())], *args[1:]), kwargs
 
-        def note(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            assert scores is not None
-            scores.append(output)
-
-        unembed, handles = self.model.unembed, []
-        if positions is not None:
-            handles.append(unembed.register_forward_pre_hook(keep))
-        if scores is not None:
-            handles.append(unembed.register_forward_hook(note))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        unembed = self.model.unembed
+        return self.altered(
+            unembed, keep if positions is not None else None, scores.append if scores is not None else None
+        )
 
 
 def _raise_stop(x: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.dictionaries.base import Dictionary
-from circuitsae.errors import TaskError
+from circuitsae.errors import SpliceError, TaskError
 from circuitsae.model.finite import checked
 from circuitsae.model.hooks import Hook, Prefix
 from circuitsae.model.spliced import OnRead, OnWrite, SplicedModel
@@ -294,16 +294,30 @@ def forward(
     residuals: dict[int, Tensor] = {}
     embed: list[Tensor] = []
 
+    def check_shape(name: str, x: Tensor) -> None:
+        if x.ndim != 3 or x.shape[:2] != tokens.shape:
+            raise SpliceError(
+                f"The hook point {name!r} of {spliced.hooked.family} gives {list(x.shape)} for {tokens.shape[0]} prompt(s) of "
+                f"{tokens.shape[1]} tokens, not a vector for each prompt and position, so no dictionary can be there."
+            )
+
     def read(number: int, x: Tensor) -> None:
+        check_shape(spliced.reads[number], x)
         x_in[number] = x
         if on_read is not None:
             on_read(number, x)
 
     def write(name: str, x: Tensor) -> Tensor | None:
+        check_shape(name, x)
         new = None if on_write is None else on_write(name, x)
+        if new is None and leaf_embed:
+            # A tensor of its own that the model goes on with from here: `x` may be a view off the path (a head axis), or
+            # the stream itself where it forks, and lead to more than what reads this hook point.
+            new = x.view_as(x)
+        if new is not None and leaf_embed and not new.requires_grad:  # nothing below depends on the embeddings
+            new = new.detach().requires_grad_()
         x_out[name] = x if new is None else new
-        # What is captured must be what the model goes on with: a head axis makes `x` a view off the path.
-        return x if new is None and leaf_embed else new
+        return new
 
     def at_embed(x: Tensor) -> Tensor | None:
         if leaf_embed:

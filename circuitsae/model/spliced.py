@@ -181,7 +181,7 @@ class SplicedModel:
             def hook(
                 x: Tensor, name: str = name, own: list[int] = own, others: list[int] = others, writes: bool = writes
             ) -> Tensor | None:
-                flat = x.flatten(2)
+                flat = x.flatten(2) if x.ndim > 3 else x
                 self._check_width(name, flat.shape[-1])
                 if on_read is not None:
                     for number in own:

@@ -1,7 +1,7 @@
 """Trying parts of a loaded model by themselves: attention, a normalisation, an MLP, with inputs that a check chooses."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -60,7 +60,7 @@ class Copies:
             self.given[name] = x.detach().reshape(self.count, -1, x.shape[-1])
             return self.first(x)
 
-        self._stack.enter_context(_between(module_of(self.spliced, name), change, leave))
+        self._stack.enter_context(_between(self.spliced, name, change, leave))
 
     def first(self, x: Tensor) -> Tensor:
         """Returns the first copy's values in place of all copies'."""
@@ -69,8 +69,8 @@ class Copies:
     def note_calls(self, modules: Mapping[str, nn.Module]) -> None:
         """Notes which of some modules take part in the pass."""
         for name, module in modules.items():
-            handle = module.register_forward_pre_hook(lambda *_, name=name: self.called.append(str(name)))
-            self._stack.callback(handle.remove)
+            note = partial(self.called.append, name)
+            self._stack.enter_context(self.spliced.hooked.altered(module, lambda args, kwargs, note=note: note()))
 
     def run(self, hooks: Sequence[tuple[str, Callable[[Tensor], Tensor]]]) -> None:
         """Runs the pass."""
@@ -100,13 +100,12 @@ def leaf(x: Tensor) -> Tensor:
 _READ = ("hidden_states", "query_input", "key_input", "value_input", "x", "input")
 
 
-@contextlib.contextmanager
 def _between(
-    module: nn.Module, enter: Callable[[Tensor], Tensor], leave: Callable[[Tensor], Tensor | None]
-) -> Iterator[None]:
-    """Changes what a module reads, positions' activations alone, and what it gives."""
+    spliced: SplicedModel, name: str, enter: Callable[[Tensor], Tensor], leave: Callable[[Tensor], Tensor | None]
+) -> contextlib.AbstractContextManager[None]:
+    """Changes what a hook point's module reads, positions' activations alone, and what it gives."""
 
-    def reading(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def reading(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         if args and isinstance(args[0], Tensor):
             return (enter(args[0]), *args[1:]), kwargs
         made: dict[int, Tensor] = {}  # one tensor that is read under three names stays one
@@ -118,18 +117,13 @@ def _between(
 
         return args, {n: one(x) if n in _READ and isinstance(x, Tensor) else x for n, x in kwargs.items()}
 
-    def giving(_: nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            new = leave(output[0])
-            return output if new is None else (new, *output[1:])
-        return leave(output)
+    def giving(output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return leave(output)
+        new = leave(output[0])
+        return None if new is None else (new, *output[1:])
 
-    handles = [module.register_forward_pre_hook(reading, with_kwargs=True), module.register_forward_hook(giving)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return spliced.hooked.altered(module_of(spliced, name), reading, giving)
 
 
 def linearised(
@@ -146,7 +140,6 @@ def linearised(
     tokens = some_tokens(spliced)
     with contextlib.ExitStack() as stack, torch.enable_grad():
         for name in owners:
-            module = module_of(spliced, name)
-            stack.enter_context(_between(module, partial(enter, name), partial(given.__setitem__, name)))
+            stack.enter_context(_between(spliced, name, partial(enter, name), partial(given.__setitem__, name)))
         forward(spliced, tokens, Readout(None, tokens.shape[1]), extra=hooks, leaf_embed=True)
     return read, given
