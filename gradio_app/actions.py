@@ -8,7 +8,7 @@ import gradio as gr
 
 from circuitsae.errors import CancelledError, CircuitsaeError, InputError
 from gradio_app.forms import read_form
-from gradio_app.jobs import Done, Step
+from gradio_app.jobs import Done, Step, nobody
 from gradio_app.links import decode_state
 from gradio_app.operations import OPERATIONS
 from gradio_app.service import Service, log
@@ -176,7 +176,7 @@ class Actions:
 
 
 def _owner(request: gr.Request) -> str:
-    return str(request.session_hash or "api")
+    return str(request.session_hash or nobody())
 
 
 def _progress(step: Step) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from circuitsae.graph.circuit import Circuit
 from circuitsae.progress import Progress
 from gradio_app.exporting import export_files
 from gradio_app.forms import Form, read_form
+from gradio_app.jobs import nobody
 from gradio_app.service import Service
 
 
@@ -25,7 +26,7 @@ def add_endpoints(service: Service) -> None:
         """
         try:
             form = Form("", "") if given is None else read_form(_fields(given), service.settings)
-            return service.jobs.run("api", lambda progress: work(form, progress))
+            return service.jobs.run(nobody(), lambda progress: work(form, progress))
         except CircuitsaeError as error:
             raise gr.Error(str(error), title="", print_exception=False) from error
 

@@ -2,6 +2,7 @@
 
 import contextvars
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,11 @@ from circuitsae.progress import Progress
 
 T = TypeVar("T")
 _END = object()
+
+
+def nobody() -> str:
+    """Returns an owner of its own for a caller without a session, whose work nobody else can stop."""
+    return f"nobody-{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True)
@@ -91,18 +97,17 @@ class Jobs:
 
         Raises:
             CancelledError: It was asked to stop.
-            InputError: It took longer than the deadline.
+            InputError: It worked longer than the deadline; waiting for its turn does not count.
             Exception: Whatever the work raised.
         """
         stop = threading.Event()
         steps: queue.SimpleQueue[Step | Done[T] | BaseException | None] = queue.SimpleQueue()
-        started = time.monotonic()
-        told = [0.0]
+        began, worked, told = [0.0], [0.0], [0.0]  # the present turn's start; seconds of those before; when told last
         late = threading.Event()
 
         def progress(done: int, total: int, what: str) -> bool:
             now = time.monotonic()
-            if now - started > self._deadline:
+            if worked[0] + now - began[0] > self._deadline:
                 late.set()
                 return False
             if now - told[0] > 0.1:
@@ -114,9 +119,11 @@ class Jobs:
             ticket = self._turn.enter(stop.is_set)
             if ticket is None:
                 raise CancelledError("Cancelled before it began.")
+            began[0] = time.monotonic()
             try:
                 return part()
             finally:
+                worked[0] += time.monotonic() - began[0]
                 self._turn.leave(ticket)
 
         def do() -> None:

@@ -102,7 +102,10 @@ class TaskSet:
         rows = self.records()
         if path.suffix not in (".jsonl", ".csv"):
             raise InputError(f"Task sets are written as .jsonl or .csv; {path.name!r} ends in neither.")
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
             if path.suffix == ".jsonl":
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             else:

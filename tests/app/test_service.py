@@ -4,6 +4,7 @@ import gc
 import json
 import threading
 import time
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from circuitsae.labels import Context, Description, Mapped
 from gradio_app.cards import card_sections, logit_tokens
 from gradio_app.exporting import FORMATS, export_files, python_program
 from gradio_app.forms import Form, one_token, read_form
-from gradio_app.jobs import Done, Jobs
+from gradio_app.jobs import Done, Jobs, nobody
 from gradio_app.links import decode_state, encode_state
 from gradio_app.operations import OPERATIONS, read_arguments, read_edits
 from gradio_app.service import Service, _asked
@@ -422,3 +423,48 @@ def test_one_who_waits_can_give_up() -> None:
 
 def test_parts_come_as_they_are_done() -> None:
     assert [s.value for s in Jobs(9).stream("a", lambda progress: iter([1, 2])) if isinstance(s, Done)] == [1, 2]
+
+
+def test_the_deadline_counts_work_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("gradio_app.jobs.time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    jobs, began, free = Jobs(deadline=10), threading.Event(), threading.Event()
+    blocking = threading.Thread(target=lambda: jobs.run("a", lambda progress: began.set() or free.wait(60)))
+    blocking.start()
+    assert began.wait(60)
+    found: list[bool] = []
+    waiting = threading.Thread(target=lambda: found.append(jobs.run("b", lambda progress: progress(0, 1, "work"))))
+    waiting.start()
+    while "b" not in jobs._stops:
+        threading.Event().wait(0.01)
+    now[0] = 1000.0
+    free.set()
+    waiting.join(60)
+    blocking.join(60)
+    assert found == [True]
+
+    def long(progress: Any) -> None:
+        now[0] += 11
+        if not progress(0, 1, "work"):
+            raise CancelledError("stopped")
+
+    with pytest.raises(InputError, match="Stopped after 10 seconds"):
+        jobs.run("b", long)
+
+
+def test_callers_without_a_session_stop_nobody_elses_work() -> None:
+    from gradio_app.actions import _owner
+
+    class Request:
+        session_hash = None
+
+    owners = {_owner(Request()) for _ in range(3)}  # type: ignore[arg-type]
+    assert len(owners) == 3
+    jobs = Jobs(deadline=60)
+    began, free = threading.Event(), threading.Event()
+    working = threading.Thread(target=lambda: jobs.run(nobody(), lambda progress: began.set() or free.wait(60)))
+    working.start()
+    assert began.wait(60)
+    assert sum(jobs.cancel(owner) for owner in (*owners, "api", "nobody")) == 0
+    free.set()
+    working.join(60)

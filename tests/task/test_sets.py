@@ -236,3 +236,12 @@ def test_odd_values_are_problems_of_their_row(part: dict[str, object], vocabular
 def test_a_prompt_that_is_no_text_is_said_so(prompt: object, vocabulary: Vocabulary) -> None:
     with pytest.raises(TaskError, match=r"expected text or a list of token ids|lone surrogate"):
         vocabulary.encode(prompt)  # type: ignore[arg-type]
+
+
+def test_half_a_character_in_a_case_is_written_and_read_back(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    row = {"clean": "The keys", "patch": "The key", "answer": " are", "foil": " is", "case": "a\ud800"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    tasks = read_tasks(tmp_path / "a.jsonl", vocabulary)
+    tasks.write(tmp_path / "b.jsonl")
+    tasks.write(tmp_path / "b.csv")
+    assert read_tasks(tmp_path / "b.jsonl", vocabulary).cases == ("a\ud800",)
