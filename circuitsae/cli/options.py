@@ -193,6 +193,18 @@ def positive(text: str) -> int:
     return value
 
 
+def check_question(args: argparse.Namespace) -> None:
+    """Says at once, before torch is imported, that an answer is missing.
+
+    Raises:
+        InputError: It is, and the metric needs one.
+    """
+    name = args.metric or ("logit" if args.foil is None else "logit-diff")
+    given = args.answer is not None or any(option.partition("=")[0] == "answer" for option in args.metric_option)
+    if not given and name in ("logit", "logit-diff", "log-prob", "probability"):
+        raise InputError(f'The metric {name!r} needs --answer such as --answer " Mary".')
+
+
 def task_of(args: argparse.Namespace) -> "Task":
     """Returns the task that the options describe.
 

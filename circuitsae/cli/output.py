@@ -250,6 +250,16 @@ def quoted(token: str) -> str:
     return f'"{printable(token)}"'
 
 
+def counted(n: int, one: str, many: str) -> str:
+    """Returns a number with its noun.
+
+    Example:
+        >>> counted(1, "dictionary", "dictionaries")
+        '1 dictionary'
+    """
+    return f"{n:,} {one if n == 1 else many}"
+
+
 def printable(text: str) -> str:
     """Returns text in which control characters are written out, so that strangers' labels can't drive a terminal.
 

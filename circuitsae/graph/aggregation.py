@@ -197,7 +197,7 @@ def _about(circuits: Sequence[Circuit], alignment: Alignment, align: str, min_co
     about["options"] = {k: v for k, v in options[0].items() if all(k in o and o[k] == v for o in options)}
     descriptions = list(dict.fromkeys(str(g.get("metric", {}).get("description", "")) for g in every))
     if any("metric" in g for g in every):
-        text = descriptions[0] + (f" and {len(descriptions) - 1} others" if len(descriptions) > 1 else "")
+        text = descriptions[0] if len(descriptions) == 1 else f"{len(descriptions)} metrics, such as {descriptions[0]}"
         about["metric"] = {
             "name": str(every[0].get("metric", {}).get("name", "metric")),
             "description": f"mean over {len(circuits)} prompts of {text}",

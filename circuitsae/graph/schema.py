@@ -175,6 +175,8 @@ def _check_version(document: Mapping[str, Any]) -> None:
             hint = " It looks like circuit-tracer's graph format: circuitsae.export.circuit_tracer reads it."
         elif {"directed", "nodes"} <= document.keys():
             hint = " It looks like networkx's node-link format: networkx.node_link_graph reads it."
+        elif "elements" in document:
+            hint = " It looks like Cytoscape's format: circuitsae.export.tables.from_cytoscape reads it."
         raise InputError(f"expected the schema {SCHEMA!r}; this file says {shown(schema)}.{hint}")
     if int(version) > VERSION:
         raise InputError(

@@ -90,14 +90,16 @@ def load(
         if wanting and not center_writing_weights:
             warnings.warn(_NOT_CENTRED.format(", ".join(wanting[:3])), stacklevel=3)
         centred = center_writing_weights
+    folder: Path | None = None
     if model is None:
         assert chosen is not None
-        source = chosen.model
-        loaded = _boot(fetch_model(chosen, progress), device, dtype, tokenizer, centred)
+        source, folder = chosen.model, fetch_model(chosen, progress)
+        loaded = _boot(folder, device, dtype, tokenizer, centred)
         name = name or (source.repository if isinstance(source, HubModel) else chosen.name)
     elif isinstance(model, (str, os.PathLike)):
-        loaded = _boot(_local(model), device, dtype, tokenizer, centred)
-        name = name or Path(model).name
+        folder = _local(model)
+        loaded = _boot(folder, device, dtype, tokenizer, centred)
+        name = name or (_place(folder)[0] if _place(folder)[0] else Path(model).name)
     else:
         if device is not None or dtype is not None or tokenizer is not None:
             raise InputError(
@@ -115,7 +117,7 @@ def load(
         skip_positions = chosen.skip_positions if skip_positions is None else skip_positions
         skip_sinks = chosen.skip_sinks if skip_sinks is None else skip_sinks
         prepend_bos = chosen.prepend_bos if prepend_bos is None else prepend_bos
-    return SplicedModel(
+    spliced = SplicedModel(
         loaded,
         attached,
         skip_positions=skip_positions or (),
@@ -124,6 +126,8 @@ def load(
         prepend_bos=prepend_bos,
         preset=None if chosen is None else reference_of(chosen),
     )
+    spliced.revision = None if folder is None else _place(folder)[1]
+    return spliced
 
 
 def _attached(given: Iterable[Any], sites: Sequence[str] | None) -> list[Dictionary]:
@@ -150,6 +154,14 @@ def _local(model: str | os.PathLike[str]) -> Path:
     if isinstance(model, os.PathLike) or model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:
         raise InputError(f"There is no folder {path} to load a model from.")
     return fetch_from_hub(HubModel(model))
+
+
+def _place(folder: Path) -> tuple[str | None, str | None]:
+    """Returns repository and commit of a folder in the hub's cache, else nothing."""
+    parts = folder.absolute().parts
+    if len(parts) < 3 or parts[-2] != "snapshots" or not parts[-3].startswith("models--"):
+        return None, None
+    return parts[-3].removeprefix("models--").replace("--", "/"), parts[-1]
 
 
 def _wants_centred(dictionary: Dictionary) -> bool:

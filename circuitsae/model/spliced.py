@@ -63,6 +63,8 @@ class SplicedModel:
             raise InputError(f"skip_sinks is {skip_sinks}; expected a multiple of the median norm above 1, or None.")
         self.skip_sinks = None if skip_sinks is None or math.isinf(skip_sinks) else float(skip_sinks)
         self.preset = preset
+        self.revision: str | None = None
+        """The commit of the hub's repository that the model is from, where `load` fetched it."""
         cfg = model.cfg
         self.name: str = name or str(getattr(cfg, "model_name", None) or type(model).__name__)
         self.n_layers = self.hooked.n_layers

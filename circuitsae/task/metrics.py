@@ -17,6 +17,7 @@ from torch import Tensor
 from circuitsae.errors import TaskError
 from circuitsae.task.vocabulary import Vocabulary
 
+_MOST_QUOTED = 4
 Answer = str | int | Sequence[str] | Sequence[int]
 Positions = int | Sequence[int]
 
@@ -229,8 +230,9 @@ def token_ids(vocabulary: Vocabulary, answer: Answer) -> list[int]:
 
 
 def quoted(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
-    """Returns tokens as a sentence shows them: `' Mary' or ' Anna'`."""
-    return " or ".join(repr(vocabulary.string(i)) for i in ids)
+    """Returns tokens as a sentence shows them: `' Mary' or ' Anna'`; of many the first few."""
+    shown = " or ".join(repr(vocabulary.string(i)) for i in ids[:_MOST_QUOTED])
+    return shown if len(ids) <= _MOST_QUOTED else f"{shown} or {len(ids) - _MOST_QUOTED} others"
 
 
 def bind(

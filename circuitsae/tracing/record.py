@@ -22,6 +22,7 @@ def provenance(context: Context, effects: NodeEffects) -> dict[str, Any]:
             "n_layers": spliced.n_layers,
             "d_model": spliced.d_model,
             "d_vocab": spliced.vocabulary.d_vocab,
+            **({"revision": spliced.revision} if spliced.revision else {}),
         },
         "dictionaries": spliced.describe(),
         "sites": sorted(spliced.sites, key=lambda s: spliced.order(spliced.dictionary(s).hook_in)),

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import networkx as nx
@@ -275,3 +277,13 @@ def test_an_unwritable_place_is_found_before_the_work(
     monkeypatch.setattr("circuitsae.cli.models.spliced_of", lambda *_: pytest.fail("the model was loaded first"))
     assert run(["trace", *QUESTION, "-o", str(tmp_path / "c.json")]) == 2
     assert "permission denied" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_said_before_torch_is_imported() -> None:
+    code = (
+        "import sys; from circuitsae.cli.main import run; "
+        "print([run(['trace']), run(['trace', 'The keys', '--foil', ' is'])], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[2, 2] False"
+    assert "PROMPT" in done.stderr and "needs --answer" in done.stderr

@@ -227,3 +227,13 @@ def test_an_upload_says_how_the_graph_was_made(kinds: dict[str, Circuit]) -> Non
     assert metadata["scan"] == "gemma-2-2b"
     assert metadata["feature_details"] == {"neuronpedia_source_set": "gemmascope-transcoder-16k"}
     assert metadata["info"]["source_urls"] == ["https://huggingface.co/google/gemma-scope-2b-pt-transcoders"]
+
+
+def test_many_answers_are_told_by_a_few(kinds: dict[str, Circuit]) -> None:
+    spliced = cs.load("tiny")
+    many = tuple(range(10, 30))
+    described = cs.Task("The keys", metric=cs.LogitDiff(many, 9)).prepare(spliced.vocabulary).metric.description
+    text = described["description"]
+    assert text.count(" or ") == 4 and " or 16 others minus " in text and described["token_ids"]["answer"] == list(many)
+    prompts = kinds["by position"].graph.graph["metric"]["description"]
+    assert prompts.startswith("mean over 2 prompts of logit of ")

@@ -80,3 +80,8 @@ def test_data_without_a_circuit_is_refused() -> None:
     torch_geometric = pytest.importorskip("torch_geometric.data", reason="torch_geometric is not installed")
     with pytest.raises(GraphFileError, match="no text 'circuit'"):
         from_pyg(torch_geometric.Data())
+
+
+def test_a_file_of_cytoscapes_under_another_name_is_told_apart() -> None:
+    with pytest.raises(GraphFileError, match=r"It looks like Cytoscape's format: .*from_cytoscape reads it"):
+        Circuit.from_json(as_cytoscape(Circuit(nx.DiGraph())))

@@ -255,6 +255,10 @@ def test_a_preset_is_fetched_loaded_and_traced(name: str, hub: Hub, tmp_path: Pa
     assert spliced.vocabulary.prepend_bos == (name != "pythia-70m-deduped")
     circuit = cs.trace(spliced, cs.Task("The keys to the cabinet", metric=cs.LogitDiff(" are", " is")), max_nodes=16)
     assert circuit.strongest(4, kind="feature")
+    about, repository = circuit.graph.graph["model"], preset.model.repository  # type: ignore[union-attr]
+    assert about["name"] == repository and len(about["revision"]) == 40
+    by_place = cs.load(model=model_folder(preset), dictionaries=preset.dictionaries[:1])
+    assert (by_place.name, by_place.revision) == (repository, about["revision"])
     tokens = torch.tensor([spliced.vocabulary.encode("The keys to the cabinet")])
     with torch.no_grad():
         ours = spliced.model(tokens, return_type="logits")

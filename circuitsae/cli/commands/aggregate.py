@@ -51,6 +51,12 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
         lengths = {len(task.prepare(spliced.vocabulary).tokens) for task in tasks}
         align = args.align or ("position" if len(lengths) == 1 else "sum")
+        cases = sorted(set(tasks.cases) - {""})
+        if align == "position" and len(cases) > 1:
+            console.note(
+                f"The tasks are of {len(cases)} cases ({', '.join(cases[:6])}), in which a position may mean different "
+                "things; --align template or sum, or one case at a time, keeps them apart."
+            )
         circuit = circuitsae.trace_many(
             spliced, tuple(tasks), align=align, min_count=args.min_count, progress=progress, **settings
         )

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from circuitsae.cli.output import Console, percent, table
+from circuitsae.cli.output import Console, counted, percent, table
 from circuitsae.dictionaries.releases import Release, find_release, list_releases
 
 DESCRIPTION = """\
@@ -43,14 +43,18 @@ def run(args: argparse.Namespace, console: Console) -> None:
     cells = [(r.name, r.model, str(len(r.entries)), r.repository) for r in releases]
     for line in table(("release", "model", "dictionaries", "repository"), cells, "llrl", console.width):
         console.print(line)
-    console.note(f"{len(releases)} releases; 'circuitsae dictionaries RELEASE' lists the dictionaries of one.")
+    console.note(
+        f"{counted(len(releases), 'release', 'releases')}; 'circuitsae dictionaries RELEASE' lists the dictionaries of one."
+    )
 
 
 def _show(release: Release, console: Console) -> None:
     if console.as_json:
         console.json(_row(release) | {"entries": [dataclasses.asdict(entry) for entry in release.entries]})
         return
-    console.heading(f"{release.name}: {len(release.entries)} dictionaries for {release.model}")
+    console.heading(
+        f"{release.name}: {counted(len(release.entries), 'dictionary', 'dictionaries')} for {release.model}"
+    )
     console.print(f"from https://huggingface.co/{release.repository}")
     console.print()
     cells = [

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from circuitsae.cli.output import Console, file_size, table
+from circuitsae.cli.output import Console, counted, file_size, table
 from circuitsae.presets import HubModel, Preset, WheelModel, find_preset, is_present, list_presets, preset_problems
 
 DESCRIPTION = """\
@@ -46,7 +46,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.print()
         memory = f"{file_size(row['memory'])} of memory; " if row["memory"] else ""
         terms = "; gated, log in to fetch it" if row["gated"] else ""
-        console.print(f"{row['name']}: {len(row['dictionaries'])} dictionaries; {memory}{row['licence']}{terms}")
+        console.print(
+            f"{row['name']}: {counted(len(row['dictionaries']), 'dictionary', 'dictionaries')}; {memory}{row['licence']}{terms}"
+        )
         console.print(f"  from {row['origin'] or row['source']}")
     for problem in problems:
         console.note(f"left out: {problem}")

@@ -33,6 +33,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if args.output:
         check_writable(args.output)
     models.start_torch(args)
+    if args.tasks is None and not (args.preset or args.model or args.dictionary):
+        from circuitsae.presets import default_preset
+
+        args.preset = default_preset().name  # the sets' names are not worth a download
     with console.progress() as progress:
         spliced = models.spliced_of(args, console, progress)
     from circuitsae.task.sets import describe_sets
@@ -47,7 +51,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             console.print(line)
         return
     found = evaluating.task_set_of(args, spliced)
-    for problem in found.problems:
+    for problem in (*found.notes, *found.problems):
         console.note(problem)
     if args.output:
         found.write(args.output)

@@ -35,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Traces, writes, shows."""
+    options.check_question(args)
     outputs = circuits.outputs_of(args)
     settings = options.attribution_settings(args) | options.graph_settings(args)
     models.start_torch(args)
