@@ -70,4 +70,14 @@ def clean_hooks(context: Context, names: list[str]) -> list[tuple[str, Hook]]:
         return kept
 
     kept = context.once(tuple(names), values)
-    return [(name, lambda x, name=name: kept[name].to(x.dtype).expand_as(x)) for name in names]
+
+    def put_back(name: str) -> Hook:
+        def hook(x: Tensor) -> Tensor:
+            value = kept[name].to(x.dtype)
+            if len(value) > 1:  # the positions of all prompts lie in one row (OPT)
+                value = value.repeat(len(x) // len(value), *[1] * (x.ndim - 1))
+            return value.expand_as(x)
+
+        return hook
+
+    return [(name, put_back(name)) for name in names]

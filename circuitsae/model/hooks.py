@@ -89,7 +89,9 @@ class HookedModel:
             self._lock: Any = _locks.setdefault(model, threading.RLock())
         self._parameters: list[nn.Parameter] = list(self.model.parameters())
         self._modules: list[nn.Module] = list(self.model.modules())
-        self._tuple_blocks: bool | None = None
+        self._block_gives: int | None = (
+            None  # things in the tuple that a block gives; 0 where it gives the stream alone
+        )
         self._forks: bool | None = None
 
     @property
@@ -359,7 +361,12 @@ class HookedModel:
                     handle.hook.remove()
                     point.fwd_hooks.remove(handle)
             # with the MLP cut, only the stream itself leads from there to the end of the block
-            y = found["y"]
+            y = found.get("y")
+            if y is None:
+                raise SpliceError(
+                    f"The hook point 'blocks.{layer}.hook_resid_post' of {self.family} exists but did not fire, so what is "
+                    f"changed at {name!r} can't be carried on; use one that fires, such as 'blocks.0.hook_mlp_out'."
+                )
             gradient = None
             if y.requires_grad:
                 gradient = torch.autograd.grad(y, found["x"], torch.ones_like(y), allow_unused=True)[0]
@@ -424,16 +431,16 @@ class HookedModel:
     def _started(self, start: Prefix | None, batch: int) -> Iterator[None]:
         """Replaces the blocks below `start` by ones that hand its residual on; also learns what blocks return."""
         if start is None or start.layer == 0:
-            if self._tuple_blocks is not None:
+            if self._block_gives is not None:
                 yield
                 return
             with self.altered(self.model.blocks[0], gives=self._note_output):
                 yield
             return
-        if self._tuple_blocks is None:
+        if self._block_gives is None:
             raise SpliceError("A run can start at a middle layer only after one whole run of the model.")
         residual = start.residual.expand(batch, -1, -1)
-        given = (residual,) if self._tuple_blocks else residual
+        given = (residual, *[None] * (self._block_gives - 1)) if self._block_gives else residual
         stubbed, mine = list(self.model.blocks)[: start.layer], threading.get_ident()
 
         def stub(whole: Callable[..., Any]) -> Callable[..., Any]:
@@ -448,7 +455,7 @@ class HookedModel:
                 object.__delattr__(block, "forward")
 
     def _note_output(self, output: Any) -> None:
-        self._tuple_blocks = isinstance(output, tuple)
+        self._block_gives = len(output) if isinstance(output, tuple) else 0
 
     def _scored(
         self, positions: Sequence[int] | None, scores: list[Tensor] | None
