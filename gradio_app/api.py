@@ -82,7 +82,8 @@ def add_endpoints(service: Service) -> None:
 
         Returns:
             The metric before and after, its change (effect), the KL divergence of the next-token distributions, and the
-            likeliest next tokens as rows of text, probability before, probability after.
+            likeliest next tokens, with the answer and the foil, as rows of text, probability before and after, logit
+            before and after, and "answer", "foil" or "".
         """
         given = locals()
 

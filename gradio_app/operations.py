@@ -17,10 +17,10 @@ from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.graph.circuit import Circuit
 from circuitsae.graph.schema import shown
 from circuitsae.progress import Progress, report
+from gradio_app.forms import Form, one_token
 
 if TYPE_CHECKING:
     from circuitsae.session import Session
-    from gradio_app.forms import Form
 
 EDITS = {"scale": interventions.Scale, "set": interventions.Set, "add": interventions.Add}
 MAX_EDITS = 500
@@ -46,7 +46,7 @@ class Asked:
         fingerprints: Of the dictionaries that the circuit was traced with; any when empty.
     """
 
-    form: "Form"
+    form: Form
     keys: tuple[str, ...] = ()
     baseline: str | None = None
     fingerprints: frozenset[str] = frozenset()
@@ -115,7 +115,7 @@ def intervene(session: "Session", asked: Asked, arguments: Edited, progress: Pro
         "kl": result.kl,
         "before": [_short(before.get(key)) for key in asked.keys],
         "after": [_short(after.get(key)) for key in asked.keys],
-        "next": _next_tokens(result),
+        "next": _next_tokens(result, asked.form),
     }
 
 
@@ -245,12 +245,23 @@ def read_edits(given: Any) -> list[interventions.Intervention]:
     return edits
 
 
-def _next_tokens(result: "interventions.InterventionResult") -> list[list[Any]]:
-    """Returns the likeliest next tokens of both runs as rows: text, probability before, probability after."""
-    before, after = result.logits_before.float().softmax(-1), result.logits_after.float().softmax(-1)
-    k = min(TOKENS, len(before))
-    top = dict.fromkeys([*before.topk(k).indices.tolist(), *after.topk(k).indices.tolist()])
-    rows = [[result.vocabulary.string(t), _short(float(before[t])), _short(float(after[t]))] for t in top]
+def _next_tokens(result: "interventions.InterventionResult", form: Form) -> list[list[Any]]:
+    """Returns next tokens as rows: text, probability before, after, logit before, after, role in the question.
+
+    They are the likeliest of both runs and, whatever their rank, the answer and the foil.
+    """
+    logits = [result.logits_before.float(), result.logits_after.float()]
+    likely = [one.softmax(-1) for one in logits]
+    k = min(TOKENS, len(likely[0]))
+    roles: dict[int, str] = {}
+    for role, text in (("answer", form.answer), ("foil", form.foil)):
+        if text:
+            roles[result.vocabulary.token_id(one_token(text, result.vocabulary, role))] = role
+    top = dict.fromkeys([*roles, *likely[0].topk(k).indices.tolist(), *likely[1].topk(k).indices.tolist()])
+    rows = [
+        [result.vocabulary.string(t), *(_short(float(one[t])) for one in (*likely, *logits)), roles.get(t, "")]
+        for t in top
+    ]
     return sorted(rows, key=lambda row: -max(row[1], row[2]))
 
 

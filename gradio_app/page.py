@@ -43,7 +43,7 @@ def build_page(service: Service) -> gr.Blocks:
             example = gr.Dropdown(
                 _choices(settings.preset), value=EXAMPLES, label="Examples", container=False, min_width=190, scale=0
             )  # fmt: skip
-            dark = gr.Button("Dark", size="sm", min_width=70, scale=0, elem_classes="ca-quiet")
+            dark = gr.Button("Theme", size="sm", min_width=70, scale=0, elem_classes="ca-quiet")
         with gr.Row(elem_classes="ca-form", equal_height=True):
             prompt = gr.Textbox(form.prompt, label="Prompt", scale=6, min_width=300, max_lines=4, elem_id="ca-prompt")
             answer = gr.Textbox(form.answer, label="Answer", scale=1, min_width=110, placeholder="the likeliest")
@@ -74,7 +74,8 @@ def build_page(service: Service) -> gr.Blocks:
             actions.trace, fields, outputs, validator=actions.check, api_name="page_trace", **TRACE_EVENTS,
         )  # fmt: skip
         demo.load(actions.restore, None, outputs, api_name="page_restore", **MODEL_EVENTS)
-        filled = example.input(
+        # Not `input`: that fires when the list is left, too, and would overwrite what has been typed.
+        filled = example.select(
             lambda preset, name: _fill(preset, name), [chosen, example], [prompt, answer, foil, patch],
             api_visibility="private", show_progress="hidden", queue=False,
         )  # fmt: skip

@@ -222,6 +222,7 @@ class Service:
         if form.patch:
             _, base = self.circuit(replace(form, patch=""), progress)
         _, second = self.circuit(other, progress)
+        comparing.check_lengths(base, second)
         union, colours = comparing.join_circuits(base, second)
         return self.store.add(union, None, colours=colours)
 

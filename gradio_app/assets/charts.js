@@ -4,13 +4,16 @@
 import { draw, make } from "../../circuitsae/export/assets/elements.js";
 import { MINUS, cut, format, percent, quoted, visible } from "../../circuitsae/export/assets/text.js";
 
-/** Next tokens before and after, as a table with bars. `rows`: text, probability before, after (or none). */
+/**
+ * Next tokens before and after, as a table with bars, a full bar for certainty. `rows`: text, probability before, after
+ * (or none), logit before, after, and what it is in the question: "answer", "foil" or nothing. Those two come first.
+ */
 export function tokenTable(rows) {
   const after = rows.some(([, , value]) => value !== undefined && value !== null);
-  const most = Math.max(1e-9, ...rows.flatMap(([, a, b]) => [a || 0, b || 0]));
+  const logits = rows.some(([, , , value]) => value !== undefined && value !== null);
   const bar = (value, kind) => {
     const fill = make("span", { class: `cw-fill ${kind}` });
-    fill.style.width = `${(100 * (value || 0)) / most}%`;
+    fill.style.width = `${100 * (value || 0)}%`;
     return make(
       "td",
       {},
@@ -18,16 +21,26 @@ export function tokenTable(rows) {
       make("span", { class: "cw-value", text: percent(value) }),
     );
   };
-  const head = ["next token", after ? "before" : "probability", ...(after ? ["after"] : [])];
-  const body = rows
-    .slice(0, 8)
-    .map(([text, a, b]) =>
+  const head = ["next token", ...(after ? ["before", "after"] : ["probability"]), ...(logits ? ["logit"] : [])];
+  const asked = rows.filter(([, , , , , role]) => role);
+  const others = rows.filter(([, , , , , role]) => !role);
+  const body = [...asked, ...others]
+    .slice(0, 8 + asked.length)
+    .map(([text, a, b, from, to, role]) =>
       make(
         "tr",
-        {},
-        make("th", { scope: "row", text: quoted(cut(text, 24)) }),
+        { class: role ? "cw-asked" : null },
+        make(
+          "th",
+          { scope: "row" },
+          quoted(cut(text, 24)),
+          role ? make("span", { class: "cg-soft", text: ` ${role}` }) : null,
+        ),
         bar(a, "cw-was"),
         after ? bar(b, "cw-is") : null,
+        logits
+          ? make("td", { class: "cw-value", text: to === null ? format(from) : `${format(from)} \u2192 ${format(to)}` })
+          : null,
       ),
     );
   return make(

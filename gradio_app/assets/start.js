@@ -1,6 +1,7 @@
 // @ts-check
 // How the page begins: the first circuit before gradio is there, then the wire to it.
 
+import { keptCircuit } from "./keeping.js";
 import { PATIENCE, Workbench } from "./workbench.js";
 import { make } from "../../circuitsae/export/assets/elements.js";
 
@@ -23,7 +24,7 @@ export class Waiting {
 }
 
 /** Draws the first circuit, which came with the page, while gradio's scripts are still starting. */
-export function begin() {
+export async function begin() {
   const { first } = globalThis.CircuitApp;
   const gradio = /** @type {any} */ (window).gradio_config || {};
   if (!first || gradio.auth_required) return;
@@ -33,7 +34,14 @@ export function begin() {
   const form = make("div", { class: "ca-coming ca-title" }, make("h1", { text: "circuitsae" }), make("span", {}));
   const host = make("div", { class: "ca-early" }, form, make("div", { class: "cw-mount" }));
   document.body.append(host);
-  const shown = (globalThis.CircuitApp.shown = new Workbench(host, new Waiting(first)));
+  // What the address asks for, if this browser has it; the page's own circuit otherwise.
+  const kept = await keptCircuit();
+  if (globalThis.CircuitApp.shown) return host.remove(); // gradio was quicker
+  const shown = (globalThis.CircuitApp.shown = new Workbench(
+    host,
+    new Waiting({ ...first, ...(kept && { shown: kept.shown }) }),
+    kept,
+  ));
   shown.say("The page is starting");
   setTimeout(() => {
     if (shown.wire instanceof Waiting)

@@ -1,7 +1,7 @@
 // @ts-check
 // The line of interventions and what came of them.
 
-import { editText, predictEdit } from "./edits.js";
+import { editText, predictEdit, whyNothing } from "./edits.js";
 import { button, make } from "../../circuitsae/export/assets/elements.js";
 import { cut, format, quoted } from "../../circuitsae/export/assets/text.js";
 
@@ -28,7 +28,9 @@ export function renderStrip(bench) {
       {
         "aria-label": label,
         title: words,
-        on: { change: () => ((bench.options[name] = select.value), bench.carryOut()) },
+        on: {
+          change: () => (bench.basket.change(edits, { ...bench.options, [name]: select.value }), bench.carryOut()),
+        },
       },
       ...ways.map((value) => make("option", { value, text: `${name} ${value}` })),
     );
@@ -76,7 +78,7 @@ export function renderStrip(bench) {
   const parts = [line];
   const sayings = {};
   if (edits.length) {
-    const { predicted, measured, gap, gapName } = bench.summary();
+    const { predicted, plain, measured, gap, gapName } = bench.summary();
     const waiting = busy ? (bench.ready ? "measuring \u2026" : "waiting for the model \u2026") : "\u2013";
     const number = (name, value, kind, title) =>
       make("div", { class: `cw-number ${kind}`, title }, make("span", { text: name }), make("b", { text: value }));
@@ -92,8 +94,13 @@ export function renderStrip(bench) {
           "predicted",
           format(predicted, true),
           "cw-predicted",
-          "The sum of what attribution predicts for each change",
+          edits.length > 1
+            ? "What attribution predicts of the changes together: what one does to another is followed along the graph's edges"
+            : "What attribution predicts of the change",
         ),
+        Number.isNaN(plain)
+          ? null
+          : number("plain sum", format(plain, true), "cw-sum", "The sum of what each change would do by itself"),
         number(
           "measured",
           bench.result ? format(measured, true) : waiting,
@@ -106,7 +113,7 @@ export function renderStrip(bench) {
               format(gap, true),
               "cw-gap",
               edits.length > 1
-                ? "Measured minus the sum of the predictions: what the changes do only together, and what is not linear"
+                ? "Measured minus predicted: what the changes do only together beyond the edges among them, and what is not linear"
                 : "Measured minus predicted: how far the metric is from linear on the way",
             )
           : null,
@@ -120,11 +127,13 @@ export function renderStrip(bench) {
           : null,
       ),
     );
-    for (const edit of edits)
+    const reasons = bench.result ? edits.map((edit) => whyNothing(circuit, edits, edit, bench.result)) : [];
+    parts.push(...reasons.filter(Boolean).map((text) => make("p", { class: "cw-reason", text })));
+    for (const [n, edit] of edits.entries())
       sayings[edit.key] = {
         op: edit.op,
         value: edit.value,
-        text: `In the basket: ${editText(edit)}. Predicted ${format(predictEdit(circuit, edit), true)}${bench.result ? `, measured ${format(measured, true)}${edits.length > 1 ? ` with the other ${edits.length - 1}` : ""}.` : busy ? `, ${waiting}` : "."}`,
+        text: `${reasons[n] ? `${reasons[n]} ` : ""}In the basket: ${editText(edit)}. Predicted ${format(predictEdit(circuit, edit), true)}${bench.result ? `, measured ${format(measured, true)}${edits.length > 1 ? ` with the other ${edits.length - 1}` : ""}.` : busy ? `, ${waiting}` : "."}`,
       };
   }
   bench.strip.replaceChildren(...parts);

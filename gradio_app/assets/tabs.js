@@ -5,7 +5,7 @@ import { faithfulnessLine, heatmap, scatter, tokenTable } from "./charts.js";
 import { correlation } from "./edits.js";
 import { copyLink, download, upload } from "./keeping.js";
 import { button, make } from "../../circuitsae/export/assets/elements.js";
-import { cut, format, plural, visible } from "../../circuitsae/export/assets/text.js";
+import { count, cut, format, plural, visible } from "../../circuitsae/export/assets/text.js";
 
 export const TABS = [
   ["next", "Next token"],
@@ -29,9 +29,22 @@ const MEASURED = 30;
 
 const COLUMNS = 24;
 
+/** The next tokens that a circuit says, and among them the answer and the foil: their probabilities where it says them. */
+function knownTokens(about, form) {
+  const rows = (about.top_tokens || []).map(([text, p]) => [text, p]);
+  if (!rows.length) return rows;
+  for (const role of ["answer", "foil"]) {
+    if (!form || !form[role]) continue;
+    const row = rows.find(([text]) => text.trim() === form[role].trim());
+    if (row) row[5] = role;
+    else rows.push([form[role], undefined, undefined, undefined, undefined, role]);
+  }
+  return rows;
+}
+
 function nextTokens(bench) {
   const { about } = bench.view.circuit;
-  const rows = bench.result ? bench.result.next : (about.top_tokens || []).map(([text, p]) => [text, p]);
+  const rows = bench.result ? bench.result.next : knownTokens(about, bench.shown.form);
   const parts = [
     rows.length
       ? tokenTable(rows)
@@ -224,6 +237,7 @@ function setPane(bench) {
       : "Pin nodes (P) to ask whether they alone carry the metric: every other node is then set to its baseline.",
   });
   const run = (errors) => {
+    bench.askedSet = pins.length;
     bench.send("faithfulness", { keys: pins, errors });
     bench.say("Measuring the pinned set");
   };
@@ -248,7 +262,11 @@ function setPane(bench) {
   );
   if (!bench.faithful) return [lead, controls];
   const f = bench.faithful;
-  const words = `${plural(f.size, "pinned node")} of ${f.pool.toLocaleString("en-US")}, ${f.errors ? "errors ablated" : "errors kept"}: metric ${format(f.metric)}, between ${format(f.empty)} with all of them ablated and ${format(f.full)} of the model. Dots: random sets of as many.`;
+  const left = f.asked - f.size;
+  const kept = left
+    ? ` The other ${left} pinned, ${f.errors ? "tokens" : "error nodes and tokens"}, stay in any case.`
+    : "";
+  const words = `${plural(f.asked, "node")} pinned: ${count(f.size)} of the ${count(f.pool)} ${f.errors ? "features and errors" : "features"} that are ablated otherwise.${kept} Metric ${format(f.metric)}, between ${format(f.empty)} with all of them ablated and ${format(f.full)} of the model. Dots: random sets of as many.`;
   return [lead, controls, faithfulnessLine(f), make("p", { class: "cg-soft", text: words })];
 }
 
@@ -277,7 +295,7 @@ function comparePane(bench) {
   if (!bench.shown.form)
     return [
       make("p", {
-        text: "This circuit does not say a prompt and model of bench app: there is nothing to compare it with.",
+        text: "This circuit does not say a prompt and model of this app: there is nothing to compare it with.",
       }),
     ];
   const field = make("textarea", {

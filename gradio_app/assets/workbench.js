@@ -1,8 +1,8 @@
 // @ts-check
 // What is around the drawing: the question's line, the basket, and the tabs below; and the wire to the app's Python.
 
-import { Basket, MOST_EDITS, cleanEdits, editText, predictAll } from "./edits.js";
-import { copyLink } from "./keeping.js";
+import { Basket, MOST_EDITS, cleanEdits, editText, predictSum, predictThrough } from "./edits.js";
+import { copyLink, keep, remember, stateOf } from "./keeping.js";
 import { Waiting, begin } from "./start.js";
 import { renderStrip } from "./strip.js";
 import { PANES, TABS, measuringText, scatterPicture } from "./tabs.js";
@@ -10,18 +10,24 @@ import { button, focused, make } from "../../circuitsae/export/assets/elements.j
 import { mount } from "../../circuitsae/export/assets/graph.js";
 import { format } from "../../circuitsae/export/assets/text.js";
 
+const OWN_KEYS = [
+  ["Z", "undo"],
+  ["Shift Z", "redo"],
+];
 export const PATIENCE = 30000; // ms until a question without an answer is said to be unanswered
 
 export class Workbench {
-  constructor(element, wire) {
+  constructor(element, wire, kept = null) {
     this.wire = wire;
     this.basket = new Basket();
     this.results = new Map();
     this.questions = new Map(); // what was asked under each number
-    this.options = { errors: "live", attention: "free" };
     this.tab = "next";
     this.seq = 0;
-    this.ready = this.failed = false; // the model
+    this.ready = this.failed = this.lost = false; // the model; the app
+    this.kept = kept; // a circuit from this browser, until the app has traced it anew
+    this.askedSet = null; // what was pinned when the pinned set was last measured
+    this.polling = this.remembering = 0;
     this.carded = this.cardedIn = null; // the node whose card was fetched last, and where
     this.flying = null;
     this.shown = null;
@@ -46,6 +52,7 @@ export class Workbench {
     this.bar = make("progress", { max: 1, hidden: true, "aria-label": "Progress" });
     this.problem = make("p", { class: "cw-problem", role: "alert", hidden: true });
     this.link = button("Copy link", "Copy a link that brings back what is on the screen", () => copyLink(this));
+    this.notice = make("p", { class: "cw-told", role: "status", hidden: true });
     this.drawing = make("div", { class: "cw-drawing" });
     this.strip = make("section", { class: "cw-basket", "aria-label": "Interventions" });
     this.tabs = make("div", { class: "cw-tabs", role: "tablist", "aria-label": "Below the drawing" });
@@ -58,7 +65,7 @@ export class Workbench {
           id: `cw-tab-${id}`,
           "aria-controls": "cw-pane",
           text: name,
-          on: { click: () => this.open(id) },
+          on: { click: () => (this.open(id), remember(this)) },
         }),
       ),
     );
@@ -75,6 +82,7 @@ export class Workbench {
     this.root.append(
       make("div", { class: "cw-top" }, this.question, line, this.link),
       this.problem,
+      this.notice,
       this.drawing,
       this.strip,
       this.tabs,
@@ -98,7 +106,8 @@ export class Workbench {
     this.wire = wire;
     this.hear();
     before.becomes(wire);
-    if (wire.props.shown) this.show(wire.props.shown);
+    // What this browser had kept stays until the app, which the address asks for it, has traced it.
+    if (wire.props.shown && !(this.shown && this.shown.kept)) this.show(wire.props.shown);
   }
 
   /** Listens to what Python tells. */
@@ -134,6 +143,11 @@ export class Workbench {
     return this.seq;
   }
 
+  /** How errors and attention are treated in the changed run. */
+  get options() {
+    return this.basket.options;
+  }
+
   // --- what is shown ---
 
   async show(shown) {
@@ -143,16 +157,21 @@ export class Workbench {
     const { first } = globalThis.CircuitApp;
     let found;
     try {
-      found = first && first.id === shown.id ? first : await this.wire.server.circuit(shown.id);
+      found =
+        [first, this.kept].find((one) => one && one.id === shown.id) || (await this.wire.server.circuit(shown.id));
     } catch {
       found = { error: "The app can't be reached; is it still running?" };
     }
     if (token !== this.loading) return;
     if (found.error) return this.complain(found.error, () => this.show(shown));
+    if (this.shown && this.shown.kept) {
+      if (sameNodes(this.kept.payload, found.payload)) return this.adopt(shown);
+      shown = { ...shown, restore: stateOf(this) };
+    }
     this.before = shown.comparesWith ? this.shown : null;
     this.shown = shown;
     this.colours = found.colours;
-    this.basket = new Basket();
+    this.basket = new Basket(this.basket.options);
     this.results.clear();
     this.questions.clear();
     this.flying = this.result = null;
@@ -162,13 +181,14 @@ export class Workbench {
     const focused = this.drawing.contains(document.activeElement);
     if (this.view) this.view.destroy();
     const payload = JSON.parse(found.payload);
-    this.view = mount(this.drawing, payload, { intervene: Boolean(shown.form) });
+    this.view = mount(this.drawing, payload, { intervene: Boolean(shown.form), keys: OWN_KEYS });
     const { circuit } = this.view;
     for (let i = 0; i < circuit.n; i += 1)
       if (!Number.isNaN(circuit.measured[i])) this.measured.set(circuit.key[i], circuit.measured[i]);
     this.view.on("intervene", ({ keys, op, value }) => this.put(keys, op, value));
     this.view.on("select", ({ keys }) => this.selected(keys));
     this.view.on("pins", () => this.tab === "set" && this.fill());
+    this.view.on("state", () => remember(this));
     if (focused) this.view.focus(); // the keyboard goes on where it was: in the drawing
     if (this.colours.length) this.view.setOverlay({ modes: this.colours });
     this.ask();
@@ -177,6 +197,13 @@ export class Workbench {
     renderStrip(this);
     this.open(shown.comparesWith ? "compare" : this.tab === "compare" ? "next" : this.tab);
     this.root.dataset.circuit = shown.id;
+    if (shown.kept) this.tell("Restored from this browser; the model is asked again.");
+    else if (shown.restore) this.tell("Restored from the address: question, interventions, pins, groups and view.");
+    else this.tell("");
+    if (shown !== (first && first.shown) && shown.form && !shown.id.startsWith("shipped-")) {
+      keep(shown.form, found);
+      remember(this);
+    }
     requestAnimationFrame(() => requestAnimationFrame(() => performance.mark("circuit-painted")));
   }
 
@@ -187,18 +214,44 @@ export class Workbench {
     const value = about.metric_value === undefined ? "" : ` = ${format(about.metric_value)}`;
     const against =
       about.baseline_metric_value === undefined ? "" : ` (patch prompt: ${format(about.baseline_metric_value)})`;
+    // Whose circuit it is: the form above may by now name another model.
+    const whose = about.preset || about.model;
     this.question.replaceChildren(
+      whose ? make("span", { class: "cg-soft", text: `${whose}: ` }) : "",
       make("b", { text: (metric.description || metric.name || "metric") + value }),
       against,
     );
     this.question.title = about.prompt || "";
   }
 
+  /** Takes the circuit that the app has traced for the one that this browser had kept: what is on the screen stays. */
+  adopt(shown) {
+    this.shown = { ...shown, restore: null };
+    this.kept = null;
+    this.root.dataset.circuit = shown.id;
+    this.tell("Restored from this browser.");
+    this.say("");
+    if (this.basket.edits.length && !this.result) this.carryOut();
+  }
+
+  /** Says something that is no problem, in one line, until it is closed. */
+  tell(text) {
+    this.notice.hidden = !text;
+    const away = button("close", "Close this line", () => this.tell(""), { class: "cg-quiet" });
+    const afresh = button("Start afresh", "Go to the circuit that ships with the app", () => {
+      window.location.href = window.location.pathname;
+    });
+    this.notice.replaceChildren(...(text ? [make("span", { text }), afresh, away] : []));
+  }
+
   restore(state) {
     const { view } = state;
     if (view && typeof view === "object") this.view.setState(view);
-    for (const name of Object.keys(this.options))
-      if (state.options && state.options[name] === "frozen") this.options[name] = "frozen";
+    const options = { ...this.options };
+    for (const name of Object.keys(options))
+      if (state.options && ["live", "free", "frozen"].includes(state.options[name]))
+        options[name] = state.options[name];
+    this.basket = new Basket(options);
     const edits = cleanEdits(this.view.circuit, state.basket);
     if (TABS.some(([id]) => id === state.tab)) this.tab = state.tab;
     if (edits.length && this.shown.form) {
@@ -261,17 +314,47 @@ export class Workbench {
   async poll() {
     clearTimeout(this.polling);
     const preset = this.shown && this.shown.form ? this.shown.form.preset : this.wire.props.limits.preset;
-    let wait = 1500;
+    let wait;
     try {
       const { ready, failed, text } = await this.wire.server.status(preset);
       if (!this.ready && !this.flying) this.status.textContent = ready ? "" : text;
       if (failed && !this.failed) this.complain(text);
       [this.ready, this.failed] = [ready, failed];
-      if (ready) return;
+      if (this.lost) await this.foundAgain();
+      // Somebody who waits for an answer wants to know at once when the app is gone.
+      wait = this.flying || this.measuring || !ready ? 1500 : 10000;
     } catch {
-      wait = 4000;
+      wait = 1000;
+      this.lose();
     }
+    clearTimeout(this.polling);
     this.polling = setTimeout(() => this.poll(), wait);
+  }
+
+  /** The app can't be reached: that is said, and tried again until it can. */
+  lose() {
+    if (this.wire instanceof Waiting) return;
+    this.lost = true;
+    this.flying = this.measuring = null;
+    this.say("");
+    this.complain("The app can't be reached; trying again \u2026");
+    if (this.view) renderStrip(this);
+  }
+
+  /** The app is there again: what was asked is asked again, or the page loaded anew where the app has forgotten it. */
+  async foundAgain() {
+    this.lost = false;
+    const { shown } = this;
+    const found = shown && !shown.kept ? await this.wire.server.circuit(shown.id) : {};
+    this.complain("");
+    if (found.error && shown.form) {
+      await remember(this, 0);
+      window.location.reload();
+    } else if (found.error) this.complain(found.error);
+    else {
+      this.say("Connected again.");
+      if (this.view && this.basket.edits.length && !this.result) this.carryOut();
+    }
   }
 
   // --- the basket ---
@@ -305,6 +388,7 @@ export class Workbench {
   carryOut() {
     const { edits } = this.basket;
     this.asked = performance.now();
+    remember(this);
     this.complain("");
     this.written = null;
     const known = this.results.get(this.name());
@@ -318,12 +402,13 @@ export class Workbench {
   }
 
   request() {
-    if (this.flying) return; // its answer asks for what is wanted then
+    if (this.flying || this.shown.kept || this.lost) return; // asked once there is an answer, or the app
     const name = this.name();
     const seq = this.send("intervene", { edits: this.basket.edits, ...this.options });
     this.questions.set(seq, name);
     this.flying = { name, seq };
     const { flying } = this;
+    if (!(this.wire instanceof Waiting)) setTimeout(() => this.flying === flying && this.poll(), 1000);
     setTimeout(() => {
       if (this.flying !== flying) return;
       this.flying = null; // should its answer come after all, it is taken
@@ -361,7 +446,13 @@ export class Workbench {
     const { edits } = this.basket;
     this.result = edits.length ? result : null;
     if (!this.result) this.view.setOverlay(this.colours.length ? { modes: this.colours } : null);
-    else this.view.setOverlay({ before: result.before, after: result.after, marks: this.marks() });
+    else
+      this.view.setOverlay({
+        before: result.before,
+        after: result.after,
+        marks: this.marks(),
+        metric: [result.metric_before, result.metric_after],
+      });
     if (
       this.result &&
       edits.length === 1 &&
@@ -388,12 +479,14 @@ export class Workbench {
   /** Predicted, measured and their gap, in words. */
   summary() {
     const { edits } = this.basket;
-    const predicted = predictAll(this.view.circuit, edits);
+    const predicted = predictThrough(this.view.circuit, edits);
+    const sum = predictSum(this.view.circuit, edits);
     const measured = this.result ? this.result.metric_after - this.result.metric_before : NaN;
     const gap = measured - predicted;
     const gapName = edits.length > 1 ? "interaction" : "not linear";
+    const plain = edits.length > 1 && Math.abs(sum - predicted) > 0.005 * Math.abs(sum) ? sum : NaN;
     const text = `Metric ${format(this.result ? this.result.metric_before : NaN)} to ${format(this.result ? this.result.metric_after : NaN)}, predicted ${format(predicted, true)}, measured ${format(measured, true)}`;
-    return { predicted, measured, gap, gapName, text };
+    return { predicted, plain, measured, gap, gapName, text };
   }
 
   // --- the tabs ---
@@ -458,10 +551,19 @@ export class Workbench {
   told(answer) {
     if (answer.id !== this.shown.id) return;
     if (answer.error) return this.complain(answer.error);
-    if (answer.faithfulness !== undefined) this.faithful = answer;
+    if (answer.faithfulness !== undefined) this.faithful = { ...answer, asked: this.askedSet };
     if (answer.before) this.written = answer;
     this.fill();
   }
+}
+
+/** Whether two payloads, as JSON, are of the same nodes and edges. */
+function sameNodes(one, other) {
+  const [a, b] = [one, other].map((text) => {
+    const { nodes, edges, tokens } = JSON.parse(text);
+    return JSON.stringify([nodes.kind, nodes.site, nodes.index, nodes.position, edges.source, edges.target, tokens]);
+  });
+  return a === b;
 }
 
 globalThis.CircuitApp = {

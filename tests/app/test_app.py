@@ -109,7 +109,8 @@ def test_ablate_and_intervene_agree(client: Any, traced: dict[str, Any]) -> None
     one = client.predict(*ASKED, [{"key": nodes[0], "op": "ablate"}], api_name="/intervene")
     assert one["effect"] == pytest.approx(together["effects"][nodes[0]], abs=1e-4)
     assert one["metric_after"] - one["metric_before"] == pytest.approx(one["effect"])
-    assert all(len(row) == 3 for row in one["next"])
+    assert all(len(row) == 6 for row in one["next"])
+    assert {row[5] for row in one["next"]} == {"answer", "foil", ""}
 
 
 def test_effects_lists_the_strongest(client: Any) -> None:

@@ -75,7 +75,7 @@ def test_an_intervention_is_the_librarys(service: Service, entry: Entry) -> None
     assert after[other] == 0
     for key, value in wanted.activations.items():
         assert after[key] == pytest.approx(value, rel=1e-3, abs=1e-4)
-    tokens = {text: (before, now) for text, before, now in found["next"]}
+    tokens = {text: (before, now) for text, before, now, *_ in found["next"]}
     text, p = wanted.top_tokens(1)[0]
     assert tokens[text][1] == pytest.approx(p, rel=1e-3)
     json.dumps(found, allow_nan=False)
@@ -139,6 +139,12 @@ def test_two_prompts_become_one_graph(service: Service, entry: Entry) -> None:
     assert union.circuit.graph.graph["tokens"][2] == " keys/ key"
     with pytest.raises(InputError, match="Nothing can be measured"):
         service.ask("intervene", union.id, {"edits": []}, quiet)
+    shared = next(key for key, place in where.items() if place == 0 and key in union.circuit.features)
+    node = union.circuit[shared]
+    assert node["effect_a"] == pytest.approx(entry.circuit[shared]["effect"], rel=1e-4)
+    assert node["activation_b"] == pytest.approx(other[shared]["activation"], rel=1e-4)
+    with pytest.raises(InputError, match="expected as many"):
+        service.compare(entry.id, "The old key to the cabinet", quiet)
 
 
 def test_an_empty_answer_is_the_likeliest_and_a_missing_space_is_put_in(service: Service) -> None:

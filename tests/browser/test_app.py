@@ -39,7 +39,7 @@ def test_the_first_minute(app: App) -> None:
     assert app.number("measured") == pytest.approx(after - before, rel=0.006)
     assert app.number("metric") == pytest.approx(after, rel=0.006)
     # The next token, before and after, as bars; the nodes coloured by what changed.
-    assert app.page.locator(".cw-tokens thead").inner_text().split() == ["next", "token", "before", "after"]
+    assert app.page.locator(".cw-tokens thead").inner_text().split() == ["next", "token", "before", "after", "logit"]
     assert app.page.locator(".cg-stage .cg-fell, .cg-stage .cg-rose").count() > 1
     assert app.page.get_by_label("Colour").input_value() == "change"
     picture(app, "app-ablated")
@@ -271,7 +271,7 @@ def test_the_pinned_set_is_measured_against_random_ones(app: App) -> None:
     assert app.page.locator(".cw-random").count() == 5 and app.page.locator(".cw-set").count() == 1
     # Error nodes among them are kept anyway, and do not count.
     features = sum("/error" not in key for key in app.ask("view.getState().pins"))
-    assert f"{features} pinned nodes of" in app.page.locator(".cw-pane").inner_text()
+    assert f"20 nodes pinned: {features} of the " in app.page.locator(".cw-pane").inner_text()
 
 
 def test_two_prompts_are_one_graph(app: App) -> None:

@@ -52,4 +52,4 @@ def test_means_and_comparisons_are_drawn(open_page: Callable[..., Opened], align
         if drawn is mean:
             assert f"{mean[strongest]['count']} of 2 prompts" in shown and "±" in shown
         else:
-            assert "Effect in a, in b" in shown and "b − a" in shown
+            assert "Effect in A, in B" in shown and "B − A" in shown

@@ -1,10 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-
+import { payload } from "./payloads.js";
 import { Circuit } from "../../circuitsae/export/assets/circuit.js";
 import { compose } from "../../circuitsae/export/assets/compose.js";
 import { cut, format, percent, visible } from "../../circuitsae/export/assets/text.js";
-import { payload } from "./payloads.js";
 
 test("numbers are written with three digits and a true minus sign", () => {
   assert.equal(format(-0.12345), "\u22120.123");

@@ -16,6 +16,7 @@ const KEYS = [
   ["Esc", "clear"],
   ["P", "pin"],
   ["G", "group what is selected"],
+  ["S", "each click adds to the selection"],
   ["/", "search"],
   ["T", "table"],
   ["+ \u2212 0", "zoom, fit"],
@@ -104,7 +105,8 @@ function menuOf(text, entries) {
 
 function help(view) {
   const rows = KEYS.flatMap(([key, text]) => [make("dt", {}, make("kbd", { text: key })), make("dd", { text })]);
-  if (view.options.intervene) rows.push(make("dt", {}, make("kbd", { text: "A" })), make("dd", { text: "ablate" }));
+  const own = view.options.intervene ? [["A", "ablate"], ...(view.options.keys || [])] : [];
+  for (const [key, text] of own) rows.push(make("dt", {}, make("kbd", { text: key })), make("dd", { text }));
   rows.push(
     make("dt", { text: "Shift + drag" }),
     make("dd", { text: "select within" }),
@@ -173,6 +175,7 @@ export function fillBar(view) {
     line(false, "raises its target"),
     line(true, "lowers it"),
     make("span", { text: `size: ${circuit.strengthName}, thickness: |weight|` }),
+    ...(view.nothingElse ? [make("span", { text: "no other node changed" })] : []),
   ];
   view.legend.replaceChildren(...entries);
 }

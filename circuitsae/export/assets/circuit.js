@@ -32,6 +32,7 @@ export class Circuit {
     this.count = numbers("count");
     this.spread = numbers("effect_std");
     this.sides = [numbers("effect_a"), numbers("effect_b")];
+    this.activations = [numbers("activation_a"), numbers("activation_b")];
     this.label = nodes.label || new Array(this.n).fill(null);
     // Rows of one layer need its part's name ("L3 mlp") only where a layer has several.
     const perLayer = new Map();

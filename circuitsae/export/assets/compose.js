@@ -1,10 +1,13 @@
 // @ts-check
 // What is on the drawing: which nodes, groups and edges. No DOM here.
 
+export const MOST_DRAWN = 12000; // edges; more would be one wall of colour
+
 /**
  * What is on the drawing: the nodes over the threshold (and those pinned, grouped or forced), a group as one item, and
  * the edges among them, a group's summed. Items 0..n-1 are the circuit's nodes, n.. the groups. Edges come strongest
- * first; `drawn` marks, of each item's in-edges, the `edges` strongest.
+ * first; `drawn` marks, of each item's in-edges, the `edges` strongest, and of all of those not more than
+ * can be told apart.
  */
 export function compose(circuit, { nodes, edges, bias, pins, groups, onlyPinned, forced }) {
   const { n } = circuit;
@@ -48,7 +51,7 @@ export function compose(circuit, { nodes, edges, bias, pins, groups, onlyPinned,
   for (const edge of list) {
     if (!ins.has(edge.target)) ins.set(edge.target, []);
     if (!outs.has(edge.source)) outs.set(edge.source, []);
-    if (ins.get(edge.target).length < edges && edge.weight !== 0) drawn.push(edge);
+    if (ins.get(edge.target).length < edges && edge.weight !== 0 && drawn.length < MOST_DRAWN) drawn.push(edge);
     ins.get(edge.target).push(edge);
     outs.get(edge.source).push(edge);
   }

@@ -26,7 +26,7 @@ export function finder(view) {
   let found = [];
   let at = -1;
   const open = (on) => {
-    list.hidden = !on || !found.length;
+    list.hidden = !on || !input.value.trim();
     input.setAttribute("aria-expanded", String(!list.hidden));
   };
   const point = (next) => {
@@ -62,6 +62,8 @@ export function finder(view) {
     );
     point(-1);
     open(true);
+    if (!found.length)
+      list.append(make("li", { class: "cg-soft", role: "option", "aria-disabled": "true", text: "Nothing found" }));
     if (input.value && !found.length) view.say("Nothing found.");
     view.stage.mark();
   });

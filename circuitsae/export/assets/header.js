@@ -14,7 +14,7 @@ export function header(view) {
     about.baseline && `${about.baseline} baseline`,
   ].filter(Boolean);
   if (tried.length) head.append(make("p", { class: "cg-eyebrow", text: tried.join(" \u00b7 ") }));
-  head.append(make("h1", { text: about.prompt ? quoted(about.prompt) : "Circuit" }));
+  head.append(make("h1", { text: about.prompt ? quoted(about.prompt) : "Circuit", title: about.prompt }));
   const facts = make("div", { class: "cg-facts" });
   const value = about.metric_value === undefined ? "" : ` = ${format(about.metric_value)}`;
   const against =
@@ -28,10 +28,9 @@ export function header(view) {
     ),
   );
   if (about.top_tokens && about.top_tokens.length) {
-    const most = about.top_tokens[0][1] || 1;
     const chips = about.top_tokens.slice(0, 6).map(([token, p]) => {
       const fill = make("span", { class: "cg-bar-fill" });
-      fill.style.width = `${(100 * p) / most}%`;
+      fill.style.width = `${100 * p}%`;
       return make(
         "span",
         { class: "cg-chip" },
@@ -79,7 +78,7 @@ export function header(view) {
     make(
       "div",
       { class: "cg-folds" },
-      make("details", { class: "cg-fold" }, make("summary", { text: "How to read view" }), how),
+      make("details", { class: "cg-fold" }, make("summary", { text: "How to read this" }), how),
       make("details", { class: "cg-fold" }, make("summary", { text: "How it was made" }), rows),
     ),
   );

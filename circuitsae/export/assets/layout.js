@@ -1,11 +1,12 @@
 // @ts-check
 // Where things stand: a column for each position, rows for the sites, tokens at the foot, the metric on top. No DOM here.
 
-import { cut, quoted, visible } from "./text.js";
+import { cutTo, quoted, visible } from "./text.js";
 
 const UNIT = 21; // from one node to the next, across and down
 const GAP = 8; // between columns, at least
-const TOKEN = { height: 26, padding: 16, widest: 120, narrowest: 30 };
+const TOKEN = { padding: 16, widest: 130, narrowest: 30 };
+const LONG = 24; // tokens; of a longer prompt empty columns are folded
 const LOGIT = 84; // from one logit to the next, where there is room
 const FEW_SITES = 14; // with more, rows without a node become thin
 
@@ -17,8 +18,8 @@ const FEW_SITES = 14; // with more, rows without a node become thin
  * @typedef {{kind: "tokens" | "site" | "metric", name: string, site?: number, layer?: number | null,
  *   height?: number, top?: number, y?: number}} Row
  *
- * What is placed: a node (`wide` 0) or a group, a box of that width.
- * @typedef {{id: number, row: number, position: number, wide: number, strength: number, last: number}} Item
+ * What is placed: a node (`wide` 0) or a group, a box of that width. A token with `keep` is not folded.
+ * @typedef {{id: number, row: number, position: number, wide: number, strength: number, last: number, keep?: boolean}} Item
  */
 
 /** The circuit's rows from the foot: tokens, sites in the order the model computes them, the metric. */
@@ -33,29 +34,32 @@ export function rowsOf(circuit) {
   return rows;
 }
 
-/** The columns: one a token; runs of three and more tokens without a node become one gap where the prompt is long. */
-function columnsOf(circuit, used, measure) {
+/** How much larger than at scale 1 tokens are written where a whole drawing is shown small. */
+export function textScale(k) {
+  return Math.min(1.45, Math.max(1, 0.82 / k));
+}
+
+/**
+ * The columns: one a token; where the prompt is long, runs of three and more tokens without a node become one, but for
+ * those that somebody has unfolded.
+ */
+function columnsOf(circuit, used, unfolded, measure) {
   /** @type {Column[]} */
   const columns = [];
   const { tokens } = circuit;
-  const long = tokens.length > 40;
+  const long = tokens.length > LONG;
   for (let position = 0; position < tokens.length; position += 1) {
     let end = position;
-    while (long && end < tokens.length && !used.has(end)) end += 1;
+    while (long && end < tokens.length && !used.has(end) && !unfolded.has(end)) end += 1;
     if (end - position >= 3) {
       const text = `+${end - position}`;
-      columns.push({
-        position,
-        gap: end - position,
-        text,
-        title: quoted(tokens.slice(position, end).join("")),
-        least: measure(text) + 12,
-      });
+      const title = quoted(tokens.slice(position, end).join(""));
+      columns.push({ position, gap: end - position, text, title, least: measure(text) + TOKEN.padding });
       position = end - 1;
       continue;
     }
-    const text = cut(visible(tokens[position]).trim() || visible(tokens[position]), 14);
-    const least = Math.min(TOKEN.widest, Math.max(TOKEN.narrowest, measure(text) + TOKEN.padding));
+    const text = cutTo(visible(tokens[position]).trim() || visible(tokens[position]), TOKEN.widest, measure);
+    const least = Math.max(TOKEN.narrowest, measure(text) + TOKEN.padding);
     columns.push({ position, gap: 0, text, title: quoted(tokens[position]), least });
   }
   if (used.has(-1) || !columns.length) columns.unshift({ position: -1, gap: 0, text: "", title: "", least: 48 });
@@ -65,15 +69,33 @@ function columnsOf(circuit, used, measure) {
 /**
  * Places items, each with `id`, `row`, `position`, `wide` (0 for a node, a width for a group) and `strength`, in a room
  * of a given size, where a scale below `room.least` can't be read. Of the heights that cells may have, it takes the one
- * that lets the whole be shown largest; what room is left over goes between columns and rows.
+ * that lets the whole be shown largest; what room is left over goes between columns and rows. Tokens stand in one line:
+ * those whose columns are folded get the place of what stands for them, and are in `folded`.
+ *
+ * @param {import("./circuit.js").Circuit} circuit
+ * @param {Row[]} rows
+ * @param {Item[]} items
+ * @param {{width: number, height: number, least: number}} room
+ * @param {(text: string) => number} measure how wide a text is
+ * @param {Set<number>} unfolded positions that stay, though nothing stands in their columns
  */
-export function layOut(circuit, rows, items, room, measure) {
+export function layOut(circuit, rows, items, room, measure, unfolded = new Set()) {
+  // Where the whole is shown small, tokens are written larger, and their columns must have room for that.
+  let laid = layOutAt(circuit, rows, items, room, measure, unfolded, 1);
+  for (let again = 0; again < 2 && textScale(laid.k) > laid.textScale * 1.01; again += 1)
+    laid = layOutAt(circuit, rows, items, room, measure, unfolded, textScale(laid.k));
+  return laid;
+}
+
+function layOutAt(circuit, rows, items, room, measureAtOne, unfolded, scale) {
+  const measure = (text) => scale * measureAtOne(text);
   const last = rows.length - 1;
   const read = circuit.about.metric ? circuit.about.metric.position : null;
   const used = new Set();
-  for (const { row, position } of items) if (row > 0 && row < last) used.add(position);
+  for (const { row, position, keep } of items) if ((row > 0 && row < last) || keep) used.add(position);
+  if (Number.isInteger(read)) used.add(read);
   if (items.some(({ row, position }) => row === 0 && position < 0)) used.add(-1);
-  const columns = columnsOf(circuit, used, measure);
+  const columns = columnsOf(circuit, used, unfolded, measure);
   const columnOf = new Map();
   columns.forEach((column, c) => {
     for (let p = column.position; p <= column.position + Math.max(0, column.gap - 1); p += 1) columnOf.set(p, c);
@@ -141,7 +163,16 @@ export function layOut(circuit, rows, items, room, measure) {
     y += rows[row].height;
   }
   const places = new Map();
+  const folded = new Set();
   for (const { row, column, single, wide } of cells.values()) {
+    if (row === 0 && columns[column].gap) {
+      for (const { id } of single) {
+        places.set(id, { x: columns[column].x, y: rows[0].y });
+        folded.add(id);
+      }
+      if (!wide.length) continue;
+      single.length = 0;
+    }
     const count = Math.ceil(single.length / across[column]);
     const per = Math.ceil(single.length / (count || 1));
     const tall = (count + wide.length - 1) * UNIT;
@@ -161,5 +192,5 @@ export function layOut(circuit, rows, items, room, measure) {
       places.set(item.id, { x: centre + ((at % per) - (inLine - 1) / 2) * UNIT, y: top + (wide.length + line) * UNIT });
     });
   }
-  return { rows, columns, places, width: x, height: y };
+  return { rows, columns, places, folded, k, textScale: scale, width: x, height: y };
 }

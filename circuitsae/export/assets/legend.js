@@ -1,6 +1,7 @@
 // @ts-check
 // Below: what the colours mean, how much is shown, and why not more.
 
+import { MOST_DRAWN } from "./compose.js";
 import { count, percent, plural } from "./text.js";
 
 /** What is on the drawing, of what there is. */
@@ -33,7 +34,7 @@ export function whyNotMore(view) {
   else if (hidden > 0) reasons.push(`${plural(hidden, "weaker node")} below the Nodes slider.`);
   if (shown.drawn.length < shown.edges.length)
     reasons.push(
-      `${plural(shown.edges.length - shown.drawn.length, "weaker edge")} below the In-edges slider; a selected node shows all of its own.`,
+      `${plural(shown.edges.length - shown.drawn.length, "weaker edge")} below the In-edges slider, or beyond the ${count(MOST_DRAWN)} that are drawn at once; a selected node shows all of its own.`,
     );
   if (!state.bias && circuit.bias >= 0) reasons.push("The bias node and its edges; tick \u201cbias edges\u201d.");
   if (typeof known.candidates === "number" && known.candidates > circuit.choosable.length) {

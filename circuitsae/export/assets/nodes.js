@@ -59,14 +59,8 @@ export function shapeOf(stage, id) {
     const text = circuit.tokenAt(id);
     box(cut(visible(text).trim() || visible(text) || "token", 14), 40, BOX.token, 7);
   } else if (kind === "metric") {
-    const value = circuit.about.metric_value;
-    const one = circuit.index[id] >= 0; // a next token's logit, of which there are several
-    const text = one
-      ? cut(visible(circuit.label[id] || "").trim() || String(circuit.index[id]), 9)
-      : value === undefined
-        ? "metric"
-        : `metric ${format(value)}`;
-    box(text, stage.measure(text, 13) + (one ? 18 : 30), BOX.metric, 15);
+    const text = pillText(view, id);
+    box(text, pillWidth(stage, id, text), BOX.metric, 15);
   } else if (kind === "bias") box("bias", 42, BOX.token, 7);
   else {
     const text = cut(view.groups[id - circuit.n].name, 18);
@@ -75,10 +69,34 @@ export function shapeOf(stage, id) {
   return element;
 }
 
+/** What the metric's pill says: its value, and what an intervention made of it. */
+function pillText(view, id) {
+  const { circuit, overlay } = view;
+  // A next token's logit, of which there are several.
+  if (circuit.index[id] >= 0) return cut(visible(circuit.label[id] || "").trim() || String(circuit.index[id]), 9);
+  if (overlay && overlay.metric) return overlay.metric.map((value) => format(value)).join(" \u2192 ");
+  const value = circuit.about.metric_value;
+  return value === undefined ? "metric" : `metric ${format(value)}`;
+}
+
+function pillWidth(stage, id, text) {
+  return (
+    stage.measure(text, 13, 600) * Math.min(1.2, stage.layout.textScale) + (stage.view.circuit.index[id] >= 0 ? 18 : 30)
+  );
+}
+
+/** Gives nodes the colours of the present mode, and the metric its value. */
 export function recolour(stage) {
   const { view } = stage;
   for (const [id, element] of stage.elements) {
     const kind = id < view.circuit.n ? view.circuit.kind[id] : "group";
+    if (kind === "metric") {
+      const text = pillText(view, id);
+      if (element.lastChild.textContent !== text) {
+        element.lastChild.textContent = text;
+        resize(element, pillWidth(stage, id, text), BOX.metric);
+      }
+    }
     const plain = kind === "metric" || kind === "bias" ? "" : colourClass(view.mode, view.valueOf(id));
     if (element.colour === plain) continue;
     if (element.colour) element.classList.remove(...element.colour.split(" "));

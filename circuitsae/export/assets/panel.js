@@ -50,6 +50,14 @@ export class Panel {
     (like || this.body.querySelector("h2")).focus({ preventScroll: true });
   }
 
+  /** Puts the keyboard's focus where the selected group's name is written. */
+  askName() {
+    const field = this.body.querySelector(".cg-rename");
+    if (!field) return;
+    field.focus({ preventScroll: true });
+    field.select();
+  }
+
   title(text, under, ...tools) {
     const close = button("close", "Clear the selection", () => this.view.clear(), { class: "cg-quiet" });
     return make(
@@ -153,7 +161,11 @@ export class Panel {
     if (circuit.label[i]) parts.push(make("p", { class: "cg-label", text: circuit.label[i] }));
     if (kind === "metric" && circuit.about.metric)
       parts.push(make("p", { class: "cg-label", text: circuit.about.metric.description || circuit.about.metric.name }));
-    parts.push(this.numbers(i), view.options.intervene ? interveneControls(this, [i]) : null, this.card(i));
+    parts.push(
+      this.numbers(i),
+      view.options.intervene && kind !== "metric" && kind !== "bias" ? interveneControls(this, [i]) : null,
+      this.card(i),
+    );
     const same = circuit.elsewhere(i);
     if (same.length) {
       const chips = same
@@ -179,20 +191,22 @@ export class Panel {
     const rows = [];
     const row = (name, value, title) => rows.push(make("dt", { text: name, title }), make("dd", { text: value }));
     const known = (values) => !Number.isNaN(values[i]);
-    if (known(circuit.activation)) {
+    const compared = circuit.sides.some(known);
+    // A comparison's other numbers are the first circuit's, for nodes that only the second has the second's.
+    const whose = compared ? (known(circuit.sides[0]) ? ", A" : ", B") : "";
+    const both = (sides) => sides.map((side) => (known(side) ? format(side[i], true) : "\u2013")).join(", ");
+    const lacking = "In each of the two circuits; \u2013 where it lacks the node";
+    if (compared && circuit.activations.some(known)) row("Activation in A, in B", both(circuit.activations), lacking);
+    else if (known(circuit.activation)) {
       const baseline =
         known(circuit.baseline) && circuit.baseline[i] !== 0 ? ` (baseline ${format(circuit.baseline[i])})` : "";
       row("Activation", format(circuit.activation[i]) + baseline);
     }
     const spread = known(circuit.spread) ? ` \u00b1 ${format(circuit.spread[i])}` : "";
-    const compared = circuit.sides.some(known);
     if (compared) {
-      row(
-        "Effect in a, in b",
-        circuit.sides.map((side) => (known(side) ? format(side[i], true) : "\u2013")).join(", "),
-        "In each of the two circuits; \u2013 where it lacks the node",
-      );
-      row("Difference, b \u2212 a", format(circuit.effect[i], true));
+      const [a, b] = circuit.sides.map((side) => side[i] || 0);
+      row("Effect in A, in B", both(circuit.sides), lacking);
+      row("Difference, B \u2212 A", format(b - a, true), "A circuit that lacks the node counts as 0");
     } else if (known(circuit.effect))
       row(
         "Effect, predicted",
@@ -200,7 +214,7 @@ export class Panel {
         `Change of the metric when the node is set to its baseline, by attribution${spread && "; mean and standard deviation over the prompts"}`,
       );
     if (known(circuit.measured))
-      row("Effect, measured", format(circuit.measured[i], true), "The same change, by really doing it");
+      row(`Effect, measured${whose}`, format(circuit.measured[i], true), "The same change, by really doing it");
     if (mode.before && Number.isFinite(mode.before[i]) && Number.isFinite(mode.after[i]))
       row("Activation before, after", `${format(mode.before[i])} \u2192 ${format(mode.after[i])}`);
     if (known(circuit.count) && circuit.about.aggregate)
@@ -278,7 +292,7 @@ export class Panel {
         "div",
         { class: "cg-actions" },
         !inGroup && groupable
-          ? button("Group", "Group (G)", () => view.groupNodes(nodes), { class: "cg-small-button" })
+          ? button("Group", "Group (G)", () => view.askGroup(nodes), { class: "cg-small-button" })
           : null,
         button(allPinned ? "Unpin" : "Pin", "Pin (P)", () => view.pin(nodes, !allPinned), { class: "cg-small-button" }),
       ),
@@ -314,12 +328,23 @@ export class Panel {
   group(id) {
     const { view } = this;
     const group = view.groups[id - view.circuit.n];
+    const g = id - view.circuit.n;
     const name = make("input", {
       class: "cg-rename",
       value: group.name,
       "aria-label": "Group's name",
       maxlength: 80,
-      on: { change: () => view.renameGroup(id - view.circuit.n, name.value) },
+      on: {
+        change: () => !this.redrawing && view.renameGroup(g, name.value),
+        keydown: (event) => {
+          if (event.key !== "Enter" && event.key !== "Escape") return;
+          event.preventDefault();
+          event.stopPropagation();
+          if (event.key === "Enter") view.renameGroup(g, name.value);
+          else name.value = group.name;
+          view.stage.focus(id); // the keyboard goes on in the drawing
+        },
+      },
     });
     const sum = view.sum(group.nodes);
     return [

@@ -4,6 +4,7 @@
 import { attributes } from "./elements.js";
 import { extent } from "./nodes.js";
 
+const LONG_PRESS = 450; // ms
 const REACH = 16; // how far from a node's middle the pointer still means it
 
 /** The item under a point of the screen, the nearest within reach; -1 where there is none. */
@@ -14,6 +15,7 @@ function itemAt(stage, event) {
   let best = -1;
   let least = Infinity;
   for (const [id, place] of stage.places) {
+    if (stage.layout.folded.has(id)) continue;
     const [w, h] = extent(stage, id);
     const [dx, dy] = [Math.abs(place.x - px), Math.abs(place.y - py)];
     if (w > 14) {
@@ -47,9 +49,18 @@ export function listen(stage) {
         from: { ...stage.zoom },
         item,
         moved: false,
-        many: event.shiftKey || event.ctrlKey || event.metaKey,
-        lasso: event.shiftKey && item < 0,
+        many: event.shiftKey || event.ctrlKey || event.metaKey || view.selecting,
+        lasso: (event.shiftKey || view.selecting) && item < 0,
+        gap: event.target.closest(".cg-gap"),
       };
+      const pressed = drag;
+      // A long press of a finger does what Shift and a click do.
+      if (event.pointerType === "touch" && item >= 0)
+        setTimeout(() => {
+          if (drag !== pressed || drag.moved) return;
+          drag = null;
+          view.click(item, true);
+        }, LONG_PRESS);
       if (pointers.size === 2) drag = { pinch: spread(), from: { ...stage.zoom }, moved: true };
     },
     on,
@@ -96,17 +107,25 @@ export function listen(stage) {
     root.classList.remove("cg-dragging");
     stage.lasso.setAttribute("display", "none");
     if (drag.lasso && drag.box) view.choose(inside(stage, drag.box), true);
-    else if (!drag.moved && event.type === "pointerup") view.click(drag.item, drag.many);
+    else if (!drag.moved && event.type === "pointerup") {
+      if (drag.gap && drag.item < 0) stage.unfold(Number(drag.gap.dataset.gap));
+      else view.click(drag.item, drag.many);
+    }
     drag = null;
   };
   svg.addEventListener("pointerup", release, on);
   svg.addEventListener("pointercancel", release, on);
+  // A long press would open the browser's menu.
+  svg.addEventListener("contextmenu", (event) => pointers.size && event.preventDefault(), on);
   svg.addEventListener("pointerleave", () => !drag && view.hover(-1), on);
   svg.addEventListener(
     "focusin",
     (event) => {
       const item = itemOf(stage, event.target);
-      if (item >= 0 && event.target.matches(":focus-visible")) view.hover(item);
+      const gap = event.target.closest(".cg-gap");
+      if (!event.target.matches(":focus-visible")) return;
+      if (item >= 0) view.hover(item);
+      else if (gap) stage.revealPlace(stage.gapPlace(Number(gap.dataset.gap)));
     },
     on,
   );
@@ -134,6 +153,11 @@ export function listen(stage) {
   svg.addEventListener(
     "keydown",
     (event) => {
+      const gap = event.target.closest(".cg-gap");
+      if (gap && (event.key === "Enter" || event.key === " ")) {
+        stage.unfold(Number(gap.dataset.gap));
+        event.preventDefault();
+      }
       const item = itemOf(stage, event.target);
       if (item < 0 || event.ctrlKey || event.metaKey) return;
       const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
@@ -170,6 +194,7 @@ function step(stage, from, [dx, dy]) {
   let best = -1;
   let least = Infinity;
   for (const [id, place] of stage.places) {
+    if (stage.layout.folded.has(id)) continue;
     const [x, y] = [place.x - here.x, place.y - here.y];
     const along = x * dx + y * dy;
     if (along < 1) continue;

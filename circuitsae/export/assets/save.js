@@ -40,6 +40,25 @@ function painted(element) {
   return copy;
 }
 
+/** The legend's entries beside one another, as on the page. */
+function legendPicture(view, y) {
+  const row = draw("g", { transform: `translate(16,${y})` });
+  let x = 0;
+  for (const entry of view.legend.children) {
+    const swatch = entry.querySelector("svg");
+    if (swatch) {
+      const part = draw("g", { transform: `translate(${x + 7},${swatch.viewBox.baseVal.x < 0 ? 0 : -5})` });
+      part.append(...[...swatch.children].map((child) => painted(child)));
+      row.append(part);
+      x += swatch.viewBox.baseVal.width + 6;
+    }
+    const style = { "font-size": 11, fill: getComputedStyle(view.root).getPropertyValue("--cg-soft").trim() };
+    row.append(draw("text", { x, y: 4, ...style, text: entry.textContent }));
+    x += view.stage.measure(entry.textContent, 11) + 16;
+  }
+  return row;
+}
+
 /** The whole drawing as SVG text, at its natural size, with the question above and what was kept below it. */
 export function toSvg(view) {
   const { stage, circuit } = view;
@@ -48,7 +67,7 @@ export function toSvg(view) {
   const colour = (name) => style.getPropertyValue(name).trim();
   const [left, top] = [GUTTER.left, 56];
   const width = Math.ceil(Math.max(layout.width + left + GUTTER.right, 420));
-  const height = Math.ceil(layout.height + top + 36);
+  const height = Math.ceil(layout.height + top + 58);
   const svg = draw("svg", {
     xmlns: SVG,
     width,
@@ -59,6 +78,8 @@ export function toSvg(view) {
   svg.append(painted(stage.svg.querySelector("defs")), draw("rect", { width, height, fill: colour("--cg-back") }));
   const metric = circuit.about.metric || {};
   const value = circuit.about.metric_value === undefined ? "" : ` = ${format(circuit.about.metric_value)}`;
+  const { overlay } = view;
+  const became = overlay && overlay.metric ? `, with interventions ${format(overlay.metric[1])}` : "";
   svg.append(
     draw("text", {
       x: 16,
@@ -75,7 +96,7 @@ export function toSvg(view) {
       y: 42,
       "font-size": 12,
       fill: colour("--cg-soft"),
-      text: cut(visible((metric.description || metric.name || "") + value), Math.floor(width / 6.5)),
+      text: cut(visible((metric.description || metric.name || "") + value + became), Math.floor(width / 6.5)),
     }),
   );
   svg.append(
@@ -86,6 +107,7 @@ export function toSvg(view) {
       fill: colour("--cg-soft"),
       text: `${amounts(view).join(", ")}. Solid raises, dashed lowers.`,
     }),
+    legendPicture(view, height - 34),
   );
   const scene = draw("g", { transform: `translate(${left},${top})` });
   const dark = { 0: colour("--cg-up"), 1: colour("--cg-down") };

@@ -1,11 +1,11 @@
 // @ts-check
 // The drawing itself: bands and edges on a canvas, nodes as SVG above it; zoom, pan, hover, lasso and keys.
 
-import { paintBands } from "./axes.js";
+import { layAxes, moveAxes, paintBands } from "./axes.js";
 import { nameNodes } from "./captions.js";
 import { bucketed, stroke } from "./edges.js";
 import { draw, focused, make } from "./elements.js";
-import { layOut, rowsOf } from "./layout.js";
+import { layOut, rowsOf, textScale } from "./layout.js";
 import { BOX, extent, recolour, resize, shapeOf } from "./nodes.js";
 import { listen } from "./pointer.js";
 import { cut } from "./text.js";
@@ -22,6 +22,8 @@ export class Stage {
     this.follows = true; // keeps the whole in sight until somebody moves it
     this.elements = new Map();
     this.places = new Map();
+    this.unfolded = new Set(); // positions whose empty columns somebody wants to see
+    this.family = "";
     this.seen = null; // the size for which it was last placed
     this.base = make("canvas", { class: "cg-base" });
     this.top = make("canvas", { class: "cg-top" });
@@ -74,8 +76,10 @@ export class Stage {
     };
   }
 
-  measure(text, size = 13) {
-    this.ruler.font = `${size}px ${this.family || (this.family = getComputedStyle(this.view.root).fontFamily || "sans-serif")}`;
+  /** How wide a text is, in the drawing's own font. */
+  measure(text, size = 13, weight = 400) {
+    this.family ||= getComputedStyle(this.view.root).fontFamily || "sans-serif";
+    this.ruler.font = `${weight} ${size}px ${this.family}`;
     return this.ruler.measureText(text).width;
   }
 
@@ -103,9 +107,10 @@ export class Stage {
         wide,
         strength: circuit.probability[node] || circuit.strength[node],
         last: circuit.kind[node] === "error" ? 1 : 0,
+        keep: this.view.held(id),
       };
     });
-    this.layout = layOut(circuit, this.rows, items, this.room, (text) => this.measure(text));
+    this.layout = layOut(circuit, this.rows, items, this.room, (text) => this.measure(text), this.unfolded);
     const before = this.places;
     const after = this.layout.places;
     this.render();
@@ -152,6 +157,7 @@ export class Stage {
     const columnOf = new Map(this.layout.columns.map((column) => [column.position, column]));
     const wanted = [];
     for (const id of shown.items) {
+      if (this.layout.folded.has(id)) continue;
       let element = this.elements.get(id);
       if (!element || id >= circuit.n) {
         element = shapeOf(this, id);
@@ -159,8 +165,11 @@ export class Stage {
       }
       if (id < circuit.n && circuit.kind[id] === "token") {
         const column = columnOf.get(circuit.position[id]);
-        if (column)
-          resize(element, Math.max(24, Math.min(column.width - 6, this.measure(column.text) + 26)), BOX.token);
+        if (column) {
+          const width = this.layout.textScale * this.measure(column.text);
+          resize(element, Math.max(24, Math.min(column.width - 4, width + 14)), BOX.token);
+          element.lastChild.textContent = column.text;
+        }
       }
       wanted.push(element);
     }
@@ -169,41 +178,7 @@ export class Stage {
     this.nodes.replaceChildren(...wanted);
     if (focus && focus.isConnected) focus.focus({ preventScroll: true });
     recolour(this);
-    // Tokens that are no nodes of the circuit still name their columns.
-    const there = new Set(shown.items.filter((id) => circuit.kind[id] === "token").map((id) => circuit.position[id]));
-    const foot = this.layout.rows[0].y;
-    this.axis.replaceChildren();
-    for (const column of this.layout.columns) {
-      if (column.position < 0 || (there.has(column.position) && !column.gap)) continue;
-      const text = draw(
-        "text",
-        { class: "cg-plain", x: round(column.x), y: round(foot + 4), "text-anchor": "middle", text: column.text },
-        draw("title", { text: column.title }),
-      );
-      this.axis.append(text);
-    }
-    this.gutter.replaceChildren(
-      draw("rect", { class: "cg-gutter-back", x: 0, y: 0, width: GUTTER.left - 8, height: "100%" }),
-    );
-    this.rowTexts = this.layout.rows
-      .filter((row) => row.name)
-      .map((row) => {
-        const text = draw("text", { class: "cg-row", x: 10, text: cut(row.name, 9) });
-        if (row.name.length > 9) text.append(draw("title", { text: row.name }));
-        this.gutter.append(text);
-        return [row, text];
-      });
-    this.foot.replaceChildren(
-      draw("rect", { class: "cg-gutter-back", x: 0, width: "100%", height: 24 }),
-      draw("line", { class: "cg-grid", x1: 0, x2: "100%" }),
-    );
-    this.footTexts = this.layout.columns
-      .filter((column) => column.text)
-      .map((column) => {
-        const text = draw("text", { class: "cg-plain", "text-anchor": "middle", text: cut(column.text, 10) });
-        this.foot.append(text);
-        return [column, text];
-      });
+    layAxes(this);
     if (!this.nodes.querySelector('[tabindex="0"]') && wanted.length)
       this.elements.get(this.firstItem()).setAttribute("tabindex", "0");
   }
@@ -268,25 +243,10 @@ export class Stage {
   /** Moves what is SVG to where the zoom has it. */
   paintScene() {
     const { zoom, layout } = this;
-    const { height } = this.size;
     // Tokens are read at any zoom at which they are shown.
-    this.svg.style.setProperty("--cg-scale", Math.min(1.45, Math.max(1, 0.82 / zoom.k)));
+    this.svg.style.setProperty("--cg-scale", Math.min(layout.textScale, textScale(zoom.k)));
     this.scene.setAttribute("transform", `translate(${round(zoom.x)},${round(zoom.y)}) scale(${zoom.k})`);
-    for (const [row, text] of this.rowTexts) {
-      text.setAttribute("y", round(row.y * zoom.k + zoom.y + 4));
-      text.setAttribute("display", row.height * zoom.k < 11 ? "none" : "inline");
-    }
-    // Once the tokens are out of sight, their names stay at the foot.
-    const away = layout.rows[0].y * zoom.k + zoom.y > height + 4;
-    this.foot.setAttribute("display", away ? "inline" : "none");
-    if (away) {
-      this.foot.setAttribute("transform", `translate(0,${height - 24})`);
-      for (const [column, text] of this.footTexts) {
-        text.setAttribute("x", round(column.x * zoom.k + zoom.x));
-        text.setAttribute("y", 16);
-        text.setAttribute("display", column.width * zoom.k < 22 ? "none" : "inline");
-      }
-    }
+    moveAxes(this);
   }
 
   /** Lights what is selected or pointed at, its edges and neighbours; the rest steps back. */
@@ -351,6 +311,10 @@ export class Stage {
 
   fit(whole = true) {
     this.follows = true;
+    if (this.unfolded.size) {
+      this.unfolded.clear();
+      this.arrange(true);
+    }
     this.zoom = this.fitted(whole);
     this.paint();
     this.view.changed();
@@ -377,6 +341,28 @@ export class Stage {
     this.view.changed();
   }
 
+  /** Where the box of a folded run of columns stands. */
+  gapPlace(position) {
+    const { columns, rows } = this.layout;
+    return { x: columns.find((column) => column.position === position).x, y: rows[0].y };
+  }
+
+  /** Shows the tokens of a folded run of columns. */
+  unfold(position) {
+    const gap = this.layout.columns.find((column) => column.position === position && column.gap);
+    if (!gap) return;
+    for (let p = position; p < position + gap.gap; p += 1) this.unfolded.add(p);
+    this.arrange(true);
+    this.view.say(`${gap.gap} tokens unfolded; Fit folds them again`);
+  }
+
+  /** What of the drawing the window shows, in the drawing's own units. */
+  inSight() {
+    const { width, height } = this.size;
+    const { k, x, y } = this.zoom;
+    return [(GUTTER.left - 6 - x) / k, -y / k, (width - x) / k, (height - y) / k];
+  }
+
   overflows() {
     const { width, height } = this.size;
     const { k, x, y } = this.zoom;
@@ -386,7 +372,10 @@ export class Stage {
   /** Brings an item into sight, if it is not. */
   reveal(id) {
     const place = this.layout.places.get(id);
-    if (!place) return;
+    if (place) this.revealPlace(place);
+  }
+
+  revealPlace(place) {
     const { width } = this.size;
     const height = this.view.seenHeight();
     const { k } = this.zoom;

@@ -43,6 +43,15 @@ export function quoted(text) {
   return `\u201c${visible(text)}\u201d`;
 }
 
+/** Cuts a text so that it is no wider than `width`, as `measure` has it. */
+export function cutTo(text, width, measure) {
+  if (measure(text) <= width) return text;
+  const characters = Array.from(text);
+  let n = characters.length - 1;
+  while (n > 1 && measure(characters.slice(0, n).join("") + "\u2026") > width) n -= 1;
+  return characters.slice(0, n).join("") + "\u2026";
+}
+
 /** Cuts a text by whole characters, never through a surrogate pair. */
 export function cut(text, length) {
   const characters = Array.from(text);

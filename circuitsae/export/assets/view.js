@@ -33,6 +33,8 @@ export class View {
     this.sayings = new Map();
     this.note = null;
     this.search = this.helpMenu = this.tableButton = null; // made by the bar
+    this.selecting = this.nothingElse = false;
+    this.selectButton = null;
     this.root = make("div", { class: "cg", "data-theme": "light" });
     element.replaceChildren(this.root);
     this.load(payload);
@@ -73,12 +75,21 @@ export class View {
     this.table = new Table(this);
     this.live = make("div", { class: "cg-live", "aria-live": "polite" });
     this.bar = barOf(this);
+    this.selectButton = button(
+      "Select",
+      "Select several by taps or a drag (S)",
+      () => this.setSelecting(!this.selecting),
+      {
+        "aria-pressed": "false",
+      },
+    );
     const zoom = make(
       "div",
       { class: "cg-zoom" },
       button("minus", "Zoom out", () => this.stage.zoomBy(1 / 1.3)),
       button("fit", "Fit", () => this.stage.fit()),
       button("plus", "Zoom in", () => this.stage.zoomBy(1.3)),
+      this.selectButton,
     );
     this.legend = make("div", { class: "cg-legend" });
     this.said = make("div", { class: "cg-status", role: "status" });
@@ -141,7 +152,8 @@ export class View {
         const typing = event.target.closest("input, select, textarea");
         if (event.key === "Escape") {
           for (const menu of this.root.querySelectorAll(".cg-menu[open]")) menu.open = false;
-          this.clear();
+          if (this.selecting) this.setSelecting(false);
+          else this.clear();
         } else if (typing || !this.key(event, -1)) return;
         event.preventDefault();
       },
@@ -164,7 +176,8 @@ export class View {
       t: () => this.set({ table: !state.table }),
       f: () => this.fullScreen(),
       p: () => nodes.length && this.pin(nodes, !nodes.every((i) => state.pins.has(i))),
-      g: () => nodes.length > 1 && this.groupNodes(nodes),
+      g: () => nodes.length > 1 && this.askGroup(nodes),
+      s: () => this.setSelecting(!this.selecting),
     };
     if (this.options.intervene)
       actions.a = () =>
@@ -295,6 +308,12 @@ export class View {
       : [];
   }
 
+  /** Whether an item stays in sight whatever is folded: it is selected, pinned or on a way. */
+  held(id) {
+    const { selected, pins, way } = this.state;
+    return selected.has(id) || pins.has(id) || Boolean(way && way.nodes.includes(id));
+  }
+
   // --- names ---
 
   choosable(id) {
@@ -369,8 +388,8 @@ export class View {
     state.way = null;
     this.preview = null;
     // A node below the threshold is shown as long as it is selected.
-    if (chosen.some((id) => this.shown.item[id] < 0) || this.forced.some((id) => !state.selected.has(id)))
-      this.update(true);
+    const hidden = (id) => this.shown.item[id] < 0 || stage.layout.folded.has(id);
+    if (chosen.some(hidden) || this.forced.some((id) => !state.selected.has(id))) this.update(true);
     else {
       stage.mark();
       stage.paint();
@@ -403,6 +422,14 @@ export class View {
       120,
       Math.min(height, window.innerHeight * 0.54 - Math.max(0, this.stage.root.getBoundingClientRect().top)),
     );
+  }
+
+  /** Whether each click adds to the selection, for those who have no Shift key. */
+  setSelecting(on) {
+    this.selecting = on;
+    this.selectButton.setAttribute("aria-pressed", String(on));
+    this.root.classList.toggle("cg-selecting", on);
+    this.say(on ? "Each tap adds to the selection; a drag selects what is within" : "A tap selects one node");
   }
 
   clear() {
@@ -439,6 +466,12 @@ export class View {
     const label = members.map((i) => circuit.label[i]).find(Boolean);
     this.groups.push({ name: String(name || label || `Group ${this.groups.length + 1}`).slice(0, 80), nodes: members });
     this.regroup(circuit.n + this.groups.length - 1);
+  }
+
+  /** Groups nodes and asks what the group is to be called; without an answer it keeps the name it got. */
+  askGroup(nodes) {
+    this.groupNodes(nodes);
+    this.panel.askName();
   }
 
   ungroup(g) {
@@ -480,16 +513,13 @@ export class View {
   setOverlay(overlay) {
     this.overlay = overlay || null;
     this.setModes();
-    const wanted =
-      overlay &&
-      (overlay.mode ||
-        (overlay.before && overlay.after
-          ? "change"
-          : overlay.modes && overlay.modes.length
-            ? overlay.modes[0].id
-            : null));
+    let wanted = null;
+    if (overlay && overlay.mode) wanted = overlay.mode;
+    else if (overlay && overlay.before && overlay.after) wanted = this.othersChanged() ? "change" : this.state.colour;
+    else if (overlay && overlay.modes && overlay.modes.length) wanted = overlay.modes[0].id;
     if (wanted && this.modes.some((mode) => mode.id === wanted)) this.state.colour = wanted;
     else if (!this.modes.some((mode) => mode.id === this.state.colour)) this.state.colour = "effect";
+    this.nothingElse = Boolean(overlay && overlay.before && overlay.after) && !this.othersChanged();
     this.mode = this.modes.find((mode) => mode.id === this.state.colour) || this.modes[0];
     fillBar(this);
     // What changed is to be seen beside what is selected.
@@ -500,6 +530,13 @@ export class View {
     recolour(this.stage);
     this.stage.paint();
     this.panel.show();
+  }
+
+  /** Whether an overlay changes more than the nodes that it marks: else its colours would say nothing. */
+  othersChanged() {
+    const change = this.modes.find((mode) => mode.id === "change");
+    const marked = new Set((this.overlay.marks || []).map((mark) => this.circuit.row.get(mark.key)));
+    return change.values.some((value, i) => Math.abs(value) > 1e-3 * change.most && !marked.has(i));
   }
 
   /** Takes in effects that were measured since. */
