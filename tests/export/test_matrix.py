@@ -13,9 +13,11 @@ import pytest
 
 import circuitsae as cs
 from circuitsae import registry
+from circuitsae.errors import GraphFileError
 from circuitsae.export.circuit_tracer import as_circuit_tracer, from_circuit_tracer
 from circuitsae.export.tables import from_cytoscape
 from circuitsae.graph.circuit import Circuit
+from circuitsae.graph.schema import EDGE_NUMBERS, NODE_NUMBERS
 from circuitsae.presets import find_preset
 
 KINDS = (
@@ -179,6 +181,38 @@ def test_every_kind_of_circuit_is_what_neuronpedia_takes(kinds: dict[str, Circui
     assert sum(row["is_target_logit"] for row in logits) == bool(logits)
     for row in logits:  # as the viewer reads them
         assert float(row["clerp"].split("(p=")[1].split(")")[0]) == pytest.approx(row["token_prob"], abs=5e-4)
+
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "circuitsae-1.schema.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_circuit_is_what_the_published_schema_says(kinds: dict[str, Circuit], kind: str) -> None:
+    document = json.loads(kinds[kind].to_json())
+    jsonschema.validate(document, SCHEMA, jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize(
+    ("part", "column", "value"),
+    [
+        ("nodes", "key", "no key"), ("nodes", "key", "token@x"), ("nodes", "effect", "1"), ("edges", "source", -1),
+        ("edges", "weight", None), ("graph", "tokens", 3), ("graph", "groups", {"name": "x"}),
+    ],
+)  # fmt: skip
+def test_what_is_refused_is_no_document_of_the_published_schema(
+    kinds: dict[str, Circuit], part: str, column: str, value: Any
+) -> None:
+    document = json.loads(kinds["grouped"].to_json())
+    document[part][column][0] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, SCHEMA, jsonschema.Draft202012Validator)
+    with pytest.raises(GraphFileError):
+        Circuit.from_json(json.dumps(document))
+
+
+def test_the_published_schema_names_every_number() -> None:
+    assert set(NODE_NUMBERS) <= set(SCHEMA["properties"]["nodes"]["properties"])
+    assert set(EDGE_NUMBERS) <= set(SCHEMA["properties"]["edges"]["properties"])
 
 
 def test_each_logit_has_its_own_token_and_probability(kinds: dict[str, Circuit]) -> None:
