@@ -34,7 +34,7 @@ from circuitsae.dictionaries.cache import CACHE
 from circuitsae.dictionaries.config import SETTINGS, DictionaryConfig, check_tensors, parse_config
 from circuitsae.dictionaries.normalisation import Normalised, normalised
 from circuitsae.dictionaries.products import multiply
-from circuitsae.dictionaries.weights import MemoryWeights, Weights
+from circuitsae.dictionaries.weights import MemoryWeights, Weights, picked_rows
 from circuitsae.errors import DictionaryError, InputError, UnknownNameError
 
 BLOCK_BYTES = 64 << 20
@@ -494,7 +494,7 @@ class Dictionary:
             if kept is None and self._read_before and CACHE.fits(self.d_in * self.d_sae * dtype.itemsize):
                 kept = CACHE.get(key, lambda: self.weights.whole("W_enc", dtype, device))
             if kept is None:
-                buffer = torch.empty(self.d_in, min(step, self.d_sae), dtype=dtype, device=device)
+                buffer = torch.empty(self.d_in * min(step, self.d_sae), dtype=dtype, device=device)
         for start in range(0, self.d_sae, step):
             stop = min(self.d_sae, start + step)
             if kept is not None:
@@ -518,7 +518,7 @@ class Dictionary:
         self._check_indices(indices)
         kept = CACHE.peek(self._key("W_enc", dtype, device))
         if kept is not None:
-            return kept.index_select(1, indices.to(device)).T.contiguous()
+            return picked_rows(kept.T, indices)
         return self.weights.columns("W_enc", indices, dtype, device)
 
     def _vectors(self, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:

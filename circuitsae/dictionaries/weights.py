@@ -67,7 +67,7 @@ class Weights(ABC):
             DictionaryError: It holds NaN or infinity.
         """
         view = self.view(name)
-        flip = view.ndim == 2 and view.stride(0) < view.stride(1)  # stored transposed: go along the rows of the file
+        flip = is_turned(view)  # go along the rows of the file
         if view.dtype == dtype and view.device == device:
             if (name, None) not in self._checked:
                 for _, piece in pieces(view.T if flip else view):
@@ -85,12 +85,16 @@ class Weights(ABC):
     def block(self, name: str, start: int, stop: int, buffer: Tensor | None) -> Tensor:
         """Returns columns `start` to `stop` of a matrix: as they lie, or converted into `buffer` if one is given.
 
+        The buffer is flat; in it they lie as they are stored, since turning them takes longer than converting them.
+
         Raises:
             DictionaryError: They hold NaN or infinity.
         """
         columns = self.view(name)[:, start:stop]
         if buffer is not None:
-            return self._check(name, buffer[:, : stop - start].copy_(columns))
+            stored = columns.T if is_turned(columns) else columns
+            converted = buffer[: stored.numel()].view(stored.shape).copy_(stored)
+            return self._check(name, converted.T if stored is not columns else converted)
         if (name, (start, stop)) not in self._checked:
             self._check(name, columns)
             self._checked.add((name, (start, stop)))
@@ -107,7 +111,7 @@ class Weights(ABC):
         view = self.view(name)
         if part is not None:
             view = view[:, part]
-        return self._check(name, view.index_select(0, indices.to(view.device)).to(device=device, dtype=dtype))
+        return self._check(name, picked_rows(view, indices).to(device=device, dtype=dtype))
 
     def columns(self, name: str, indices: Int[Tensor, " k"], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Returns columns of a matrix as rows `[k, d_in]`, converted. Reads nothing but those columns.
@@ -115,9 +119,7 @@ class Weights(ABC):
         Raises:
             DictionaryError: They hold NaN or infinity.
         """
-        view = self.view(name)
-        picked = view.index_select(1, indices.to(view.device)).T
-        return self._check(name, picked.to(device=device, dtype=dtype).contiguous())
+        return self._check(name, picked_rows(self.view(name).T, indices).to(device=device, dtype=dtype))
 
     def _check(self, name: str, piece: Tensor) -> Tensor:
         """Returns `piece` if all of it is finite. The sum is one fast pass; a suspicious one is looked at again."""
@@ -155,6 +157,23 @@ class MemoryWeights(Weights):
             for _, piece in pieces(tensor):
                 digest.update(piece.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def is_turned(tensor: Tensor) -> bool:
+    """Whether a matrix is stored transposed: its columns, not its rows, lie together in memory."""
+    return tensor.ndim == 2 and tensor.stride(0) < tensor.stride(1)
+
+
+def picked_rows(tensor: Tensor, indices: Int[Tensor, " k"]) -> Tensor:
+    """Returns some rows of a tensor, rows together in memory, whichever way the tensor itself lies there.
+
+    `index_select` along the second axis copies all of a matrix that is not contiguous, so that is asked of one only that
+    is; along the first it reads no more than it is asked for.
+    """
+    indices = indices.to(tensor.device)
+    if tensor.ndim == 2 and tensor.T.is_contiguous():
+        return tensor.T.index_select(1, indices).T.contiguous()
+    return tensor.index_select(0, indices)
 
 
 def pieces(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -1,12 +1,12 @@
 """Every architecture against the naive reference in `reference.py`, in float64, and its slopes against differences."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from circuitsae.dictionaries import base
 from circuitsae.dictionaries.base import Dictionary
@@ -210,20 +210,13 @@ def test_streaming_gives_what_the_whole_encoder_gives(
     assert CACHE.used == 0
 
 
-class LargestTensor(TorchDispatchMode):
-    """Notes the bytes of the largest new tensor; views of what exists don't count."""
-
-    def __init__(self, known: list[Tensor]) -> None:
-        super().__init__()
-        self.nbytes = 0
-        self._known = {tensor.untyped_storage().data_ptr() for tensor in known}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = func(*args, **(kwargs or {}))
-        for made in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(made, Tensor) and made.untyped_storage().data_ptr() not in self._known:
-                self.nbytes = max(self.nbytes, made.untyped_storage().nbytes())
-        return result
+@contextlib.contextmanager
+def allocations() -> Iterator[list[int]]:
+    """Gives, at its end, the bytes of everything allocated in between, also inside of torch's own operations."""
+    sizes: list[int] = []
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        yield sizes
+    sizes += [event.self_cpu_memory_usage for event in profile.function_events]
 
 
 @pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "topk"])
@@ -244,13 +237,52 @@ def test_no_tensor_of_a_streamed_dictionary_exceeds_the_block(
     for bound in ("BLOCK_BYTES", "RANGE_BYTES", "PIECE_BYTES"):
         monkeypatch.setattr(base, bound, block)
     x = torch.randn(64, d_in, generator=generator)
-    with LargestTensor(list(tensors.values())) as largest:
+    with allocations() as sizes:
         encoding = dictionary.encode(x)
         dictionary.decode(encoding)
         dictionary.project(x, encoding.features.rows, encoding.features.indices)
     indices = 8 * encoding.features.n_active
     assert 0 < indices < 1 << 18
-    assert largest.nbytes <= max(block, indices), f"a tensor of {largest.nbytes} bytes was made"
+    assert max(sizes) <= max(block, indices), f"a tensor of {max(sizes)} bytes was made"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("layout", ["rows", "columns", "part of a wider one"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_nothing_copies_a_weight_however_it_lies_in_memory(
+    cached: bool, layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def laid(matrix: Tensor) -> Tensor:
+        if layout == "part of a wider one":
+            return torch.cat([matrix, matrix], 1)[:, : matrix.shape[1]]
+        return matrix if layout == "rows" else matrix.T.contiguous().T
+
+    d_in, d_sae = 64, 4096
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(2, d_in, d_sae, generator=generator).to(dtype)
+    tensors = {"W_enc": laid(weights[0]), "W_dec": laid(weights[1].T)}
+    tensors |= {"b_enc": torch.full((d_sae,), -20.0), "b_dec": torch.zeros(d_in)}
+    dictionary = Dictionary.from_tensors(architecture="standard", hook_in="h", tensors=tensors)
+    for bound in ("BLOCK_BYTES", "RANGE_BYTES", "PIECE_BYTES"):
+        monkeypatch.setattr(base, bound, 32 << 10)
+    monkeypatch.setattr(CACHE, "_budget", (1 << 30) if cached else 0)
+    x = torch.randn(8, d_in, generator=generator)
+    for _ in range(2):
+        expected = dictionary.encode(x).features  # what the cache keeps of a converted weight, it has by now
+    some = torch.arange(5, d_sae, 100)
+    with allocations() as sizes:
+        features = dictionary.encode(x).features
+        rows, biases = dictionary.encoder_rows(some)
+        decoders = dictionary.decoder_rows(some)
+        dictionary.encode_only(x, some)
+        dictionary.weighted_sum(features)
+        dictionary.project(x, features.rows, features.indices)
+        dictionary.pre_activations(x, features.rows, features.indices)
+        dictionary.reconstruct(x, features)
+    assert torch.equal(features.keys, expected.keys) and features.n_active > 50
+    assert torch.equal(rows, weights[0].float().T[some]) and bool((biases == -20).all())
+    assert torch.equal(decoders, weights[1].float().T[some]) and rows.is_contiguous() and decoders.is_contiguous()
+    assert 0 < max(sizes) < d_in * d_sae, f"{max(sizes)} bytes were allocated at once"  # half of one in half precision
 
 
 @pytest.mark.parametrize("rows", [0, 1])

@@ -194,7 +194,9 @@ class ArchiveWeights(Weights):
             DictionaryError: They hold NaN or infinity.
         """
         columns = self._tensor(name, self._array(name)[:, start:stop])
-        return self._check(name, columns if buffer is None else buffer[:, : stop - start].copy_(columns))
+        if buffer is not None:
+            columns = buffer[: columns.numel()].view(columns.shape).copy_(columns)
+        return self._check(name, columns)
 
     def rows(
         self, name: str, indices: Int[Tensor, " k"], dtype: torch.dtype, device: torch.device, part: int | None = None
