@@ -357,16 +357,20 @@ class Context:
                 feature_run = run.features[number]
                 features = feature_run.features
                 x_in = read[number][0].to(run.embed.dtype)
-                values = feature_run.dictionary.pre_activations(x_in, features.rows, features.indices)
-                if feature_run.scale is not None:
-                    values = values * feature_run.scale[features.rows]
+                dictionary, kept = feature_run.dictionary, feature_run.kept
+                values = dictionary.pre_activations(x_in, features.rows, features.indices)
+                scale, biases = dictionary.scale_and_biases(x_in)
+                if scale is not None:
+                    values = values * scale[features.rows]
                 decoded = torch.zeros(x.shape[1:], dtype=values.dtype, device=x.device).index_add(
                     0, features.rows, values[:, None] * feature_run.decoders[out][feature_run.inverse]
                 )
+                if scale is not None:  # else they are constants
+                    decoded = decoded.index_add(0, kept, biases[out][kept])
                 if out == 0 and run.sites[name].skip is not None:
-                    path = feature_run.dictionary.skip(x_in[feature_run.kept])
+                    path = dictionary.skip(x_in[kept])
                     if path is not None:
-                        decoded = decoded.index_add(0, feature_run.kept, path)
+                        decoded = decoded.index_add(0, kept, path)
                 rebuilt = rebuilt + decoded.to(x.dtype)
             return rebuilt + (x - rebuilt).detach()
 

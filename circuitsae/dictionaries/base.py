@@ -230,10 +230,8 @@ class Dictionary:
             DictionaryError: `x` has the wrong width, or weights that were read hold NaN or infinity.
         """
         x = self._arithmetic(x)
-        normal = normalised(x, self.config.normalize_activations)
-        scale = self._output_scale(normal)
-        features = self._features(self._centred(normal.x))
-        return Encoding(features, None if scale is None else scale[:, 0], self._biases(normal))
+        features = self._features(self._centred(self.normalise(x)))
+        return Encoding(features, *self.scale_and_biases(x))
 
     @torch.no_grad()
     def encode_only(self, x: Float[Tensor, "row d_in"], indices: Int[Tensor, " k"]) -> Encoding:
@@ -247,13 +245,11 @@ class Dictionary:
             wanted = torch.isin(encoding.features.indices, indices.to(x.device))
             return replace(encoding, features=encoding.features.select(wanted))
         x = self._arithmetic(x)
-        normal = normalised(x, self.config.normalize_activations)
-        z, scale = self._centred(normal.x), self._output_scale(normal)
-        at = indices.to(x.device)
+        z, at = self._centred(self.normalise(x)), indices.to(x.device)
         u = z @ self._columns(indices, z.dtype, z.device).T
         rows, places, values = self._select(u, {name: v[at] for name, v in self._vectors(z.dtype, z.device).items()})
         features = SparseFeatures(rows, at[places], values, z.shape[0], self.d_sae)
-        return Encoding(features, None if scale is None else scale[:, 0], self._biases(normal))
+        return Encoding(features, *self.scale_and_biases(x))
 
     def pre_activations(
         self,
@@ -288,6 +284,12 @@ class Dictionary:
         Differentiable; `frozen` holds mean, deviation or norm constant.
         """
         return normalised(self._arithmetic(x), self.config.normalize_activations, frozen=frozen).x
+
+    def scale_and_biases(self, x: Float[Tensor, "row d_in"]) -> tuple[Float[Tensor, " row"] | None, tuple[Tensor, ...]]:
+        """Returns `scale` and `biases` of the encoding of `x` (see `Encoding`), differentiable in `x`."""
+        normal = normalised(self._arithmetic(x), self.config.normalize_activations)
+        scale = self._output_scale(normal)
+        return None if scale is None else scale[:, 0], self._biases(normal)
 
     def encoder_rows(
         self, indices: Int[Tensor, " k"], *, dtype: torch.dtype | None = None

@@ -52,7 +52,7 @@ class NeuronDictionary(Dictionary):
     def encode(self, x: Float[Tensor, "row d_in"]) -> Encoding:
         """Returns the coordinates that are not zero."""
         x = self._arithmetic(x)
-        return Encoding(SparseFeatures.from_dense(x), None, (x.new_zeros(1, self._d),))
+        return Encoding(SparseFeatures.from_dense(x), *self.scale_and_biases(x))
 
     @torch.no_grad()
     def encode_only(self, x: Float[Tensor, "row d_in"], indices: Int[Tensor, " k"]) -> Encoding:
@@ -72,6 +72,10 @@ class NeuronDictionary(Dictionary):
         """Returns the coordinates themselves, differentiable."""
         self._check_indices(indices)
         return self._arithmetic(x)[rows, indices]
+
+    def scale_and_biases(self, x: Float[Tensor, "row d_in"]) -> tuple[Float[Tensor, " row"] | None, tuple[Tensor, ...]]:
+        """Returns a scale of `None`, and biases of 0."""
+        return None, (x.new_zeros(1, self._d),)
 
     def encoder_rows(
         self, indices: Int[Tensor, " k"], *, dtype: torch.dtype | None = None

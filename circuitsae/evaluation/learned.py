@@ -164,8 +164,7 @@ def masked_metric(prompt: Context, table: NodeTable, mask: Tensor) -> Tensor:
             dictionary = spliced.dictionaries[number]
             x_in = read[number][0].to(dtype)
             applied = run.features[number].kept
-            encoding = dictionary.encode(x_in[applied].detach())
-            live = encoding.features
+            live = dictionary.encode(x_in[applied].detach()).features
             rows = applied[live.rows]
             values = dictionary.pre_activations(x_in, rows, live.indices)
             nodes = prompt.nodes[number]
@@ -178,15 +177,15 @@ def masked_metric(prompt: Context, table: NodeTable, mask: Tensor) -> Tensor:
             lost = torch.cat([lost, -nodes.baselines[absent]])
             weights = (1 - gate(number, positions, indices)) * lost
             whole = values
-            if encoding.scale is not None:
-                scale = torch.ones(len(x_in), dtype=dtype, device=x.device).index_put((applied,), encoding.scale)
+            scale, biases = dictionary.scale_and_biases(x_in)
+            if scale is not None:
                 weights, whole = weights * scale[positions], whole * scale[rows]
             unique, place = torch.unique(indices, return_inverse=True)
             decoders = dictionary.decoder_rows(unique, out).to(x)
             change = change.index_add(0, positions, -weights[:, None] * decoders[place])
             rebuilt = rebuilt.index_add(0, rows, whole[:, None] * decoders[place[: len(rows)]])
-            bias = encoding.biases[out].to(dtype)
-            rebuilt = rebuilt.index_add(0, applied, bias.expand(len(applied), -1))
+            bias = biases[out].to(dtype).expand(len(x_in), -1)[applied]
+            rebuilt = rebuilt.index_add(0, applied, bias)
             skip = dictionary.skip(x_in[applied]) if out == 0 else None
             if skip is not None:
                 rebuilt = rebuilt.index_add(0, applied, skip)

@@ -106,9 +106,9 @@ def _rms_norm(module: Any, offset: bool) -> Any:
 
 
 def dictionary(
-    hook_in: str, hook_out: str | None = None, *, seed: int = 0, skip: bool = False, width: int = D_MODEL
+    hook_in: str, hook_out: str | None = None, *, seed: int = 0, skip: bool = False, width: int = D_MODEL, **cfg: Any
 ) -> Dictionary:
-    """A random SAE, or a transcoder where it writes elsewhere, about a third of its features active."""
+    """A random SAE, or a transcoder where it writes elsewhere, about a third of its features active; an SAE has settings `cfg`."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> torch.Tensor:
@@ -121,7 +121,7 @@ def dictionary(
         "b_dec": random(width),
     }
     if hook_out is None:
-        return Dictionary.from_tensors(architecture="standard", hook_in=hook_in, tensors=tensors)
+        return Dictionary.from_tensors(architecture="standard", hook_in=hook_in, tensors=tensors, **cfg)
     if skip:
         tensors["W_skip"] = random(width, width)
     architecture = "skip_transcoder" if skip else "transcoder"

@@ -8,8 +8,12 @@ from torch import Tensor
 
 import circuitsae as cs
 from circuitsae import names
+from circuitsae.attribution.effects import make_context
 from circuitsae.errors import InputError, NodeError, TaskError, UnknownNameError
 from circuitsae.model.checks import freezes
+from tests.attribution.architectures import TOKENS, bridge
+from tests.attribution.architectures import dictionary as random_sae
+from tests.dictionaries.reference import naive
 
 Hook = Callable[..., Tensor | None]
 
@@ -159,6 +163,56 @@ def test_edges_equal_naive_jacobians(spliced: cs.SplicedModel, task: cs.Task, li
             assert edge["contribution"] == pytest.approx(expected, abs=1e-8)
             checked += expected != 0
     assert checked > 20
+
+
+@pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])
+def test_edges_into_dictionaries_that_normalise_equal_central_differences(normalisation: str) -> None:
+    low, high = sites = [f"blocks.{n}.hook_resid_post" for n in range(2)]
+    made = [random_sae(site, seed=n, normalize_activations=normalisation) for n, site in enumerate(sites)]
+    spliced = cs.SplicedModel(bridge("gpt2"), made, prepend_bos=False)
+    task = cs.Task(TOKENS, metric=cs.LogitDiff(7, 8))
+    circuit = cs.trace(spliced, task, max_nodes=40, error_targets=True)
+    slopes = make_context(spliced, task).gradients()[0][high]
+    seen: dict[str, Tensor] = {}
+
+    def run(position: int, change: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and what is left over where the upper one reads, with a change of what leaves the lower one."""
+
+        def add(x: Tensor, hook: object) -> Tensor:
+            seen[low] = x.clone()
+            x = x.clone()
+            x[0, position] += change
+            return x
+
+        def keep(x: Tensor, hook: object) -> None:
+            seen[high] = x[0]
+
+        run_plain(spliced, task, [(low, add), (high, keep)])
+        answer = naive(made[1], seen[high])
+        return answer.features, seen[high] - answer.outputs[0]
+
+    run(0, torch.zeros(()))
+    x = seen[low][0]
+    scale = x.std(-1) if normalisation == "layer_norm" else x.norm(dim=-1) / x.shape[-1] ** 0.5
+    checked = {"feature": 0, "error": 0}
+    for source in (key for key in circuit.features if str(names.parse(key).site) == low):
+        up = names.parse(source)
+        assert isinstance(up.position, int)
+        row = made[0].decoder_rows(torch.tensor([up.index]))[0]
+        written = circuit[source]["activation"] * scale[up.position] * row
+        (more, rest), (less, left) = run(up.position, 1e-5 * written), run(up.position, -1e-5 * written)
+        for _, target, edge in circuit.graph.out_edges(source, data=True):
+            down = names.parse(target)
+            if str(down.site) != high or down.kind not in checked:
+                continue
+            at = down.position
+            if down.kind == "feature":
+                change = more[at, down.index] - less[at, down.index]
+            else:
+                change = (slopes[at] / slopes[at].norm()) @ (rest[at] - left[at])
+            assert edge["contribution"] == pytest.approx(float(change) / 2e-5, rel=1e-5, abs=1e-7)
+            checked[down.kind] += 1
+    assert checked["feature"] > 50 and checked["error"] > 2
 
 
 def test_frozen_transcoder_rows_add_up(transcoders: cs.SplicedModel, task: cs.Task) -> None:

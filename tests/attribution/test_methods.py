@@ -22,11 +22,13 @@ from circuitsae.attribution.rules import (
     scaled_gates,
     scaled_inputs,
 )
+from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.neurons import identity_dictionary
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.model.checks import freezes
 from circuitsae.model.spliced import SplicedModel
 from tests.attribution.architectures import D_MODEL, N_LAYERS, TOKENS, bridge, dictionary
+from tests.dictionaries.reference import naive
 
 Hook = Callable[..., Tensor | None]
 Hooks = list[tuple[str, Hook]]
@@ -102,6 +104,34 @@ def test_frozen_gradient_is_that_of_a_model_with_detached_patterns_and_scales() 
             by_place(effects, site, activations.shape), -(gradient @ decoder.T) * activations, **CLOSE
         )
         torch.testing.assert_close(errors_of(effects, site), -(gradient * error).sum(-1), **CLOSE)
+
+
+@pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])
+def test_gradients_through_dictionaries_are_those_of_a_model_that_they_rebuild(normalisation: str) -> None:
+    """By finite differences: what SAEs leave over is held, their statistics of the input change with it."""
+    sites = [f"blocks.{n}.hook_resid_post" for n in range(2)]
+    made = [dictionary(site, seed=n, normalize_activations=normalisation) for n, site in enumerate(sites)]
+    spliced = SplicedModel(model("gpt2"), made, prepend_bos=False)
+    gradients, embed = make_context(spliced, TASK, gradient="through-dictionary").gradients()
+    errors: dict[str, Tensor] = {}
+
+    def value(at: str, change: Tensor) -> float:
+        def through(x: Tensor, site: str, sae: Dictionary) -> Tensor:
+            rebuilt = naive(sae, x[0]).outputs[0]
+            return rebuilt + errors.setdefault(site, x[0] - rebuilt) + (change if at == site else 0)
+
+        hooks: Hooks = [
+            (site, lambda x, hook, site=site, sae=sae: through(x, site, sae)[None])
+            for site, sae in zip(sites, made, strict=True)
+        ]
+        return float(plain(spliced, [("hook_embed", lambda x, hook: x + change if at == "hook_embed" else x), *hooks]))
+
+    value("", torch.zeros(()))  # the clean run, whose errors are held
+    generator = torch.Generator().manual_seed(0)
+    for at, gradient in {**gradients, "hook_embed": embed}.items():
+        change = torch.randn(gradient.shape, generator=generator, dtype=torch.float64)
+        expected = (value(at, 1e-5 * change) - value(at, -1e-5 * change)) / 2e-5
+        assert float((gradient * change).sum()) == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
 
 # Relevance

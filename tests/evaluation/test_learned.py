@@ -11,6 +11,7 @@ from circuitsae.evaluation.measuring import Cut, measure_cuts
 from circuitsae.evaluation.prompts import Prompts
 from circuitsae.evaluation.ranking import Owners, Ranking
 from circuitsae.evaluation.survey import summarise, survey_prompt
+from tests.attribution.architectures import TOKENS, bridge, dictionary
 
 
 @pytest.mark.parametrize("positioned", [False, True])
@@ -25,6 +26,26 @@ def test_gates_at_0_and_1_give_the_metric_of_that_circuit(
         mask[order[:size]] = 1
         (measured,) = measure_cuts(prompts[0], table, [Cut(Ranking("any", order), size)])
         assert float(masked_metric(prompts[0], table, mask)) == pytest.approx(measured, abs=1e-9)
+
+
+@pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])
+def test_gates_gradient_goes_through_the_statistics_of_what_dictionaries_read(normalisation: str) -> None:
+    sites = [f"blocks.{n}.hook_resid_post" for n in range(2)]
+    made = [dictionary(site, seed=n, normalize_activations=normalisation) for n, site in enumerate(sites)]
+    spliced = cs.SplicedModel(bridge("gpt2"), made, prepend_bos=False)
+    prompts, owners = Prompts(spliced, (cs.Task(TOKENS, metric=cs.LogitDiff(7, 8)),)), Owners.of(spliced, True)
+    table = summarise(owners, [survey_prompt(prompts, 0, owners, None, True)]).table
+    generator = torch.Generator().manual_seed(0)
+    mask = 0.3 + 0.4 * torch.rand(len(table), generator=generator, dtype=torch.float64)
+    direction = torch.randn(len(table), generator=generator, dtype=torch.float64)
+
+    def value(step: float) -> float:
+        return float(masked_metric(prompts[0], table, mask + step * direction))
+
+    leaf = mask.clone().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(masked_metric(prompts[0], table, leaf), leaf)
+    assert float(gradient @ direction) == pytest.approx((value(1e-6) - value(-1e-6)) / 2e-6, rel=1e-5)
 
 
 def test_training_finds_a_circuit_of_the_size_asked_for(spliced: cs.SplicedModel, agreement: cs.TaskSet) -> None:

@@ -34,10 +34,11 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def autoencoder(sae_lens: Any, architecture: str, hook: str, seed: int) -> Any:
+def autoencoder(sae_lens: Any, architecture: str, hook: str, seed: int, normalisation: str) -> Any:
     """A random one of theirs."""
     sae_class, config_class = sae_lens.registry.get_sae_class(architecture)
     settings: dict[str, Any] = {"d_in": D_MODEL, "d_sae": D_SAE, "dtype": "float64", "device": "cpu"}
+    settings["normalize_activations"] = normalisation
     if architecture == "topk":
         settings["k"] = K
     metadata = sae_lens.saes.sae.SAEMetadata(hook_name=hook, prepend_bos=True)
@@ -51,8 +52,9 @@ def autoencoder(sae_lens: Any, architecture: str, hook: str, seed: int) -> Any:
     return sae
 
 
+@pytest.mark.parametrize("normalisation", ["none", "layer_norm", "constant_norm_rescale"])
 @pytest.mark.parametrize("architecture", ["standard", "jumprelu", "topk", "gated"])
-def test_effects_are_their_gradients_times_the_change(sae_lens: Any, architecture: str) -> None:
+def test_effects_are_their_gradients_times_the_change(sae_lens: Any, architecture: str, normalisation: str) -> None:
     cfg = importlib.import_module("transformer_lens").HookedTransformerConfig(
         n_layers=3,
         d_model=D_MODEL,
@@ -71,7 +73,7 @@ def test_effects_are_their_gradients_times_the_change(sae_lens: Any, architectur
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    saes = [autoencoder(sae_lens, architecture, hook, seed) for seed, hook in enumerate(SITES, 10)]
+    saes = [autoencoder(sae_lens, architecture, hook, seed, normalisation) for seed, hook in enumerate(SITES, 10)]
 
     spliced = cs.SplicedModel(model, [saelens.from_object(sae) for sae in saes])
     effects = cs.node_effects(
@@ -108,6 +110,6 @@ def test_effects_are_their_gradients_times_the_change(sae_lens: Any, architectur
         errors = next(b for b in effects.errors() if b.site == hook)
         output = activations[str((hook, "output"))][0].detach()
         with torch.no_grad():
-            error = output - sae.decode(theirs)
+            error = output - sae.decode(sae.encode(output))  # what is written is what was read: the error is added
         expected = -(gradients[str((hook, "output"))][0] * error).sum(-1)
         assert (errors.effects - expected).abs().max() < 1e-10
