@@ -16,6 +16,7 @@ NodeKey(kind='metric', site=None, index=262, position=5)
 """
 
 import re
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from circuitsae.errors import NodeError
@@ -27,6 +28,8 @@ Position = int | Literal["*"] | None
 BIAS = "bias"
 METRIC = "metric"
 LOGIT = "logit"
+
+_REMEMBERED = 2**16  # keys
 
 _KEY = re.compile(r"(?:(?P<site>[^/@\s]+)/(?P<part>\d+|error)|(?P<token>token))(?:@(?P<position>\d+|\*))?")
 
@@ -74,6 +77,7 @@ def logit(token_id: int, position: Position = None) -> str:
     return feature(LOGIT, token_id, position)
 
 
+@lru_cache(_REMEMBERED)  # a graph's edges name its nodes again and again
 def parse(key: str) -> NodeKey:
     """Takes a node key apart.
 
@@ -100,12 +104,14 @@ def parse(key: str) -> NodeKey:
     return NodeKey("feature", match["site"], int(match["part"]), position)
 
 
+@lru_cache(_REMEMBERED)
 def layer_of(hook_point: str) -> int | None:
     """Returns the layer in a hook point's name, `None` for those outside the blocks (`hook_embed`)."""
     match = re.search(r"(?:^|\.)blocks\.(\d+)\.", hook_point)
     return int(match[1]) if match else None
 
 
+@lru_cache(_REMEMBERED)
 def sort_key(key: str) -> tuple[object, ...]:
     """Orders node keys as the model computes them: tokens, layers upward, metric last; numbers by value."""
     node = parse(key)

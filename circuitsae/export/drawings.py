@@ -17,7 +17,7 @@ from typing import Any
 from circuitsae import names
 from circuitsae.errors import InputError, MissingExtraError
 from circuitsae.export.view import site_name
-from circuitsae.graph.circuit import Circuit
+from circuitsae.graph.circuit import Circuit, strongest_of
 
 _UP, _DOWN, _INK, _FAINT = "#1f77b4", "#d95f02", "#222222", "#8a8a8a"
 _FONT = 11.0
@@ -89,7 +89,7 @@ def draw(circuit: Circuit, max_nodes: int = 60, max_edges: int = 150, labels: bo
     rest = [key for key in (*circuit.features, *circuit.errors) if "effect" not in graph.nodes[key]]
     shown = {*chosen, *rest[: max_nodes - len(chosen)]}
     shown |= {key for key, data in graph.nodes(data=True) if data["kind"] in ("token", "bias", "metric")}
-    edges = [e for e in circuit.strongest_edges(graph.number_of_edges()) if e[0] in shown and e[1] in shown][:max_edges]
+    edges = strongest_of((edge for edge in graph.edges(shown, data=True) if edge[1] in shown), max_edges)
     touched = {key for edge in edges for key in edge}
     shown = {key for key in shown if key in touched or graph.nodes[key]["kind"] in ("feature", "error", "metric")}
     keys = sorted(shown, key=names.sort_key)

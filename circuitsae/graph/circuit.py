@@ -1,6 +1,7 @@
 """`Circuit`: the traced graph, with its tables, paths, files and exports. Opening one needs no torch."""
 
 import hashlib
+import heapq
 import json
 import math
 import os
@@ -140,9 +141,7 @@ class Circuit:
 
     def strongest_edges(self, n: int = 10) -> list[tuple[str, str]]:
         """Returns the `n` edges of largest |weight|, largest first, as (source, target)."""
-        found = [(abs(float(data["weight"])), source, target) for source, target, data in self.graph.edges(data=True)]
-        found.sort(key=lambda item: (-item[0], names.sort_key(item[1]), names.sort_key(item[2])))
-        return [(source, target) for _, source, target in found[: max(n, 0)]]
+        return strongest_of(self.graph.edges(data=True), n)
 
     def nodes_table(self) -> list[dict[str, Any]]:
         """Returns a row per node (`node` and its attributes), largest |effect| first, those without an effect last."""
@@ -426,6 +425,13 @@ class Circuit:
             near = near_matches(str(key)[:200], list(self.graph))
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"it has {len(self.graph):,} others."
             raise NodeError(f"The circuit has no node {schema.shown(key)}; {hint}")
+
+
+def strongest_of(edges: Iterable[tuple[str, str, Attributes]], n: int) -> list[tuple[str, str]]:
+    """Returns the `n` edges of largest |weight| among (source, target, attributes), largest first, as (source, target)."""
+    found = ((abs(float(data["weight"])), source, target) for source, target, data in edges)
+    first = heapq.nsmallest(n, found, lambda item: (-item[0], names.sort_key(item[1]), names.sort_key(item[2])))
+    return [(source, target) for _, source, target in first]
 
 
 def refuse_pickle(path: str | os.PathLike[str]) -> None:

@@ -284,31 +284,38 @@ def _normalise_graph_attributes(graph: Graph) -> None:
             raise InputError(f"The graph has {name}={shown(value)}; expected {expected}.")
 
 
+_SIMPLE = frozenset({str, bool, type(None)})
+
+
 def _plain(value: Any, where: Callable[[], str], depth: int = 0) -> Any:
     """Returns a value in JSON's own types: text, whole numbers, finite numbers, truth values, null, lists, objects."""
     kind = cast(type[Any], type(value))
-    if value is None or kind is str or kind is bool:
+    if kind in _SIMPLE:
         return value
-    if isinstance(value, numbers.Integral):
-        if not is_number(value := int(value)):  # no float holds it, and Python may not even print it
-            raise InputError(f"The {where()} holds a whole number of over 300 digits; numbers in a circuit are finite.")
-        return value
-    if isinstance(value, numbers.Real):
-        if not math.isfinite(value):
-            raise InputError(f"The {where()} holds {float(value)}; numbers in a circuit are finite.")
-        return float(value)
-    if isinstance(value, str):
-        return str(value)
+    if kind is not list and kind is not dict:  # which json gives, and abstract classes are slow to tell apart
+        if isinstance(value, numbers.Integral):
+            if not is_number(value := int(value)):  # no float holds it, and Python may not even print it
+                raise InputError(
+                    f"The {where()} holds a whole number of over 300 digits; numbers in a circuit are finite."
+                )
+            return value
+        if isinstance(value, numbers.Real):
+            if not math.isfinite(value):
+                raise InputError(f"The {where()} holds {float(value)}; numbers in a circuit are finite.")
+            return float(value)
+        if isinstance(value, str):
+            return str(value)
     if depth >= _DEEPEST:
         raise InputError(f"The {where()} holds lists or objects nested over {_DEEPEST} deep.")
     if isinstance(value, list | tuple):
-        return [_plain(item, where, depth + 1) for item in cast(Iterable[Any], value)]
+        items = cast(Iterable[Any], value)
+        return [item if type(item) in _SIMPLE else _plain(item, where, depth + 1) for item in items]
     if isinstance(value, Mapping):
         plain: dict[str, Any] = {}
         for name, item in cast(Mapping[Any, Any], value).items():
             if not isinstance(name, str):
                 raise InputError(f"The {where()} holds an object with the name {shown(name)}; names are strings.")
-            plain[name] = _plain(item, where, depth + 1)
+            plain[name] = item if type(item) in _SIMPLE else _plain(item, where, depth + 1)
         return plain
     raise InputError(f"The {where()} holds {shown(value)} ({kind.__name__}), which JSON can't.")
 

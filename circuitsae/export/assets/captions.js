@@ -87,7 +87,7 @@ export function nameNodes(stage) {
     const both = name && (state.pins.has(id) || state.selected.has(id));
     const text = caption ? (both ? `${name}: ${caption}` : caption) : name;
     if (marks.has(id)) want(id, marks.get(id), { above: true, must: true, badge: true });
-    if (text) want(id, text, { must: must.has(id) });
+    if (text) want(id, text, { must: must.has(id) || captions.has(id) });
   }
   /** @type {import("./placing.js").Box[]} */
   const solid = [];
