@@ -473,7 +473,7 @@ def _theirs(document: dict[str, Any], nodes: list[dict[str, Any]], links: list[d
             ends.append(by_id[end])
         weight = link.get("weight")
         if not is_number(weight):
-            raise InputError(f"links[{number}].weight is {shown(weight)}; expected a number.")
+            raise InputError(f"links[{number}].weight is {shown(weight)}; expected a finite number.")
         pair = _pair(ends[0], ends[1], seen)
         if pair is None:
             left.append([number, link])
