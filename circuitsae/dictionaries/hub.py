@@ -358,7 +358,8 @@ def _memory(repository: str, revision: str) -> Path:
 
 def _remember(listing: Listing, revision: str) -> None:
     """Keeps a listing under its revision and its commit. That the cache can't be written is no reason to fail."""
-    text = json.dumps({"commit": listing.commit, "files": {name: list(f) for name, f in listing.files.items()}})
+    files = {name: list(f) for name, f in listing.files.items()}
+    text = json.dumps({"commit": listing.commit, "files": files}, allow_nan=False)
     with contextlib.suppress(OSError, InputError):
         for name in {revision, listing.commit}:
             path = _memory(listing.repository, name)

@@ -204,7 +204,7 @@ def save_folder(dictionary: Dictionary, path: str | os.PathLike[str], *, dtype: 
 
     Raises:
         InputError: The folder can't be written.
-        DictionaryError: Weights don't fit the type.
+        DictionaryError: Weights don't fit the type, or a setting is NaN or infinite.
     """
     folder = Path(path)
     weights = dictionary.weights
@@ -215,9 +215,15 @@ def save_folder(dictionary: Dictionary, path: str | os.PathLike[str], *, dtype: 
     views = {name: weights.view(name) for name in weights.names}
     stored = dtype or max((v.dtype for v in views.values()), key=lambda d: d.itemsize)
     cfg = to_saelens(dictionary.config, dictionary.d_in, dictionary.d_sae, dictionary.d_out, stored)
+    try:
+        text = json.dumps(cfg, indent=1, allow_nan=False) + "\n"
+    except ValueError:
+        raise DictionaryError(
+            f"The settings of the dictionary at {dictionary.site} hold NaN or infinity, which JSON can't; expected numbers."
+        ) from None
     place = contextlib.nullcontext(folder) if folder.is_dir() else making(folder)
     with place as made, replacing(made / CONFIG) as settings, replacing(made / WEIGHTS) as weights_file:
-        settings.write_text(json.dumps(cfg, indent=1) + "\n", encoding="utf-8")
+        settings.write_text(text, encoding="utf-8")
         write_safetensors(weights_file, views, dtype=dtype)
         (made / CONFIG).unlink(missing_ok=True)  # never beside the weights of another dictionary
     return folder
@@ -236,7 +242,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch
         nbytes = tensors[name].numel() * stored.itemsize
         header[name] = {"dtype": _NAMES[stored], "shape": list(tensors[name].shape), "data_offsets": [at, at + nbytes]}
         at += nbytes
-    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     encoded += b" " * (-len(encoded) % 8)
     with open(path, "wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)

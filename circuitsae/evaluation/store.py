@@ -32,8 +32,8 @@ class Store:
 
     def __init__(self, folder: str | os.PathLike[str], plan: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
-        written = json.loads(json.dumps(plan))
-        self._plan = json.dumps(written, sort_keys=True).encode()
+        written = json.loads(json.dumps(plan, allow_nan=False))
+        self._plan = json.dumps(written, sort_keys=True, allow_nan=False).encode()
         path = self.folder / "plan.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ class Store:
                 raise InputError(f"{str(folder)!r} is not empty and holds no evaluation; expected a folder of its own.")
             known = _plan_in(path)
             if known is None:
-                write_whole({path: json.dumps(written, indent=1).encode()})
+                write_whole({path: json.dumps(written, indent=1, allow_nan=False).encode()})
                 return
         except OSError as error:
             raise InputError(f"{str(folder)!r} can't hold an evaluation: {reason_of(error)}.") from None

@@ -176,10 +176,11 @@ def write_viewer_folder(circuit: Circuit, folder: str | os.PathLike[str], slug: 
         try:
             graphs = json.loads(read_whole(listing, _MAX_BYTES))["graphs"]
             graphs = [graph for graph in graphs if graph["slug"] != name]
+            json.dumps(graphs, allow_nan=False)  # NaN can be read, but is not JSON
         except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(f"The list of graphs {str(listing)!r} is damaged; move it away first.") from None
     path = folder / f"{name}.json"
-    write_whole({path: text.encode(), listing: json.dumps({"graphs": [*graphs, metadata]}).encode()})
+    write_whole({path: text.encode(), listing: json.dumps({"graphs": [*graphs, metadata]}, allow_nan=False).encode()})
     return path
 
 

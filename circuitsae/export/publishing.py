@@ -78,7 +78,14 @@ def dataset_card(circuits: Mapping[str, Circuit], licence: str | None = None) ->
         ],
         **({"license": licence} if licence else {}),
     }
-    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in head.items()), "---", "", "# Circuits", ""]
+    lines = [
+        "---",
+        *(f"{name}: {json.dumps(value, allow_nan=False)}" for name, value in head.items()),
+        "---",
+        "",
+        "# Circuits",
+        "",
+    ]
     lines += [
         f"Traced with circuitsae {__version__}. `circuits/NAME.json` is the whole graph; `pages/NAME.html` draws it, without",
         "a network.",

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -199,7 +200,7 @@ class Circuit:
             for source, target, data in self.graph.edges(data=True)
             if source in inside and target in inside
         )
-        part.graph.update(json.loads(json.dumps(self.graph.graph)))
+        part.graph.update(deepcopy(self.graph.graph))
         if "pins" in part.graph:
             part.graph["pins"] = [key for key in part.graph["pins"] if key in inside]
         for group in part.graph.get("groups", ()):
@@ -269,7 +270,7 @@ class Circuit:
             InputError: A threshold out of range.
         """
         copy = self.subgraph(self.graph)
-        copy.graph.graph.update(json.loads(json.dumps(self.graph.graph)))
+        copy.graph.graph.update(deepcopy(self.graph.graph))
         pruners.prune_graph(copy.graph, prune, max_nodes, node_threshold, edge_threshold, merge_pruned)
         return Circuit(copy.graph)
 

@@ -186,8 +186,8 @@ class NeuronpediaLabels:
             small["activations"] = small["activations"][:_CONTEXTS]
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_whole({place: json.dumps(small).encode()})
-        except (OSError, InputError):  # a cache that can't be written costs time, nothing else
+            write_whole({place: json.dumps(small, allow_nan=False).encode()})
+        except (OSError, ValueError, InputError):  # a cache that can't be written costs time, nothing else
             return
 
 

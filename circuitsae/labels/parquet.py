@@ -272,10 +272,15 @@ def write_store(
         about: Kept in the file; JSON-able.
 
     Raises:
-        InputError: The path can't be written.
+        InputError: The path can't be written, or `about` holds NaN or infinity.
     """
     path = Path(path)
-    header = {"circuitsae": json.dumps({"schema": SCHEMA, **(about or {})})}
+    try:
+        header = {"circuitsae": json.dumps({"schema": SCHEMA, **(about or {})}, allow_nan=False)}
+    except ValueError:
+        raise InputError(
+            "What is said about the store holds NaN or infinity, which JSON can't; expected numbers."
+        ) from None
     schema = pa.schema(list(_fields().values()), metadata=header)
     count = 0
     with replacing(path) as temporary:

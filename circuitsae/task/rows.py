@@ -114,7 +114,7 @@ def cell(value: Any) -> str:
         TaskError: A text would be read as such a list.
     """
     if not isinstance(value, str):
-        return json.dumps(list(value) if isinstance(value, list | tuple) else [value])
+        return json.dumps(list(value) if isinstance(value, list | tuple) else [value], allow_nan=False)
     if _listed(value) is not None:
         raise TaskError(f"The text {value[:60]!r} would be read as a list from a .csv file; write a .jsonl file.")
     return value

@@ -90,7 +90,7 @@ class TaskSet:
     @property
     def fingerprint(self) -> str:
         """The sha256 of the tasks themselves, hexadecimal: equal tasks in equal order, wherever they are from."""
-        return hashlib.sha256(json.dumps(self.records(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.records(), sort_keys=True, allow_nan=False).encode()).hexdigest()
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the tasks as JSONL or CSV, by the suffix; `read_tasks` reads both.
@@ -107,7 +107,7 @@ class TaskSet:
             temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
             if path.suffix == ".jsonl":
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
             else:
                 table = csv.DictWriter(file, [*NEEDED, "case"], restval="")
                 table.writeheader()

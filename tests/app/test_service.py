@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 import circuitsae as cs
-from circuitsae.errors import CancelledError, CircuitsaeError, InputError
+from circuitsae.errors import CancelledError, CircuitsaeError, InputError, NotFiniteError
 
 pytest.importorskip("gradio", reason="the app needs the extra 'app'")
 
@@ -51,6 +52,29 @@ def test_a_trace_is_the_librarys(service: Service, entry: Entry) -> None:
     assert set(entry.circuit.graph.edges) == set(wanted.graph.edges)
     assert entry.circuit.graph.graph["metric_value"] == wanted.graph.graph["metric_value"]
     assert entry.form == FORM and service.store.get(entry.id) is entry
+
+
+@pytest.fixture(scope="module")
+def broken() -> Service:
+    """A service whose model has a weight that is NaN."""
+    service = Service(make_settings("tiny"))
+    weight = next(service.models.spliced("tiny").model.blocks[1].mlp.parameters())
+    weight.data = torch.full_like(weight, torch.nan)
+    return service
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_numbers_that_are_not_finite_are_a_sentence(broken: Service, name: str) -> None:
+    node = "blocks.1.hook_resid_post/3@2"
+    given = {"edits": [{"key": node, "op": "ablate"}], "keys": [node]}
+    with pytest.raises(NotFiniteError, match=r"its weight '.*mlp.*' \(float32\) is not"):
+        found = broken.compute(name, FORM, given, quiet)
+        list(found if OPERATIONS[name].streams else ())
+
+
+def test_the_likeliest_token_of_a_broken_model_is_a_sentence(broken: Service) -> None:
+    with pytest.raises(NotFiniteError, match="its weight"):
+        broken.trace(Form("tiny", PROMPT, "", ""), quiet)
 
 
 def test_an_intervention_is_the_librarys(service: Service, entry: Entry) -> None:

@@ -34,6 +34,11 @@ DOORS = {
     "trace": lambda s: cs.trace(s, TASK),
     "intervene": lambda s: cs.intervene(s, TASK, [cs.Ablate(f"{SITE}/error@2")]),
     "evaluate": lambda s: cs.evaluate(s, [TASK]),
+    "measure": lambda s: cs.Session(s, TASK).measure([f"{SITE}/error@2"]),
+    "faithfulness": lambda s: cs.Session(s, TASK).faithfulness([f"{SITE}/error@2"]),
+    "scan_ablation": lambda s: cs.scan_ablation(s, TASK),
+    "scan_activity": lambda s: cs.scan_activity(s, [TOKENS]),
+    "scan_scales": lambda s: cs.scan_scales(s, TASK, f"{SITE}/error@2"),
     "generate": lambda s: cs.generate(s, TOKENS, [cs.Ablate(f"{SITE}/error@2")], max_new_tokens=2),
 }
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import pytest
@@ -31,6 +32,37 @@ def _out(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     out, err = capsys.readouterr()
     assert status == 0, err
     return out
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e30])  # a weight that is NaN; products that overflow
+@pytest.mark.parametrize(
+    "command",
+    [["effects"], ["trace"], ["intervene", "--ablate", "token@2"], ["scan"], ["scan", "--what", "activity"]],
+    ids=" ".join,
+)
+def test_a_broken_model_is_a_sentence_and_status_1(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    command: list[str],
+    value: float,
+) -> None:
+    import torch
+
+    from circuitsae.model import loading
+
+    def load(*arguments: Any, original: Any = loading.load, **options: Any) -> Any:
+        spliced = original(*arguments, **options)
+        for weight in spliced.model.blocks[1].mlp.parameters():
+            weight.data = torch.full_like(weight, value)
+        return spliced
+
+    monkeypatch.setattr(loading, "load", load)
+    files = [] if command[0] == "intervene" else ["-o", str(tmp_path / "found.json")]
+    assert run([command[0], *QUESTION, "--json", *command[1:], *files]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "not finite" in err and len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_trace_writes_every_file_it_was_asked_for_and_nothing_else(traced: Path) -> None:
