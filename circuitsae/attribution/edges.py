@@ -90,7 +90,7 @@ class EdgeEngine:
         self.path = "autograd"
         self._sweeps = sweep and self.frozen
         self._tape: tuple[object, _Tape] | None = None
-        verify(spliced, frozen=self.frozen)
+        verify(spliced, edges=True, frozen=self.frozen)
         self._extra = freezes(spliced) if self.frozen else []
 
     def metric_edges(self, node: int) -> EdgeBatch:

@@ -71,8 +71,8 @@ def detaching(names: Sequence[str]) -> list[tuple[str, Hook]]:
     return [(name, lambda x: x.detach()) for name in names]
 
 
-def verify(spliced: SplicedModel, *, frozen: bool = False) -> None:
-    """Tries that a model splices at its sites, and if asked that frozen it is linear between them.
+def verify(spliced: SplicedModel, *, edges: bool = False, frozen: bool = False) -> None:
+    """Tries that a model splices at its sites, if asked that residual sites cut it, and that frozen it is linear between.
 
     Once a model and set of sites; later calls cost nothing.
 
@@ -80,6 +80,8 @@ def verify(spliced: SplicedModel, *, frozen: bool = False) -> None:
         SpliceError: It does not; the message names the hook point.
     """
     _once(spliced, ("splices", spliced.reads, spliced.written), check_splices)
+    if edges:
+        _once(spliced, ("cuts", spliced.reads, spliced.written), check_cuts)
     if frozen:
         freezes(spliced)
         _once(spliced, ("linear", spliced.reads, spliced.written), check_linear)
@@ -129,6 +131,7 @@ _METHOD = "Methods without that rule are attribution-patching, integrated-gradie
 _HELP = {
     "splices": "Leave out the sites there, or load the model with attn_implementation='eager' and an up-to-date "
     "transformer_lens",
+    "cuts": "Effects and interventions are right there; leave out the sites of the residual stream to have edges",
     "linear": "Take linearisation='gradient'",
     "patterns": _FREE,
     "scales": _FREE,
@@ -186,6 +189,34 @@ def check_splices(spliced: SplicedModel) -> list[Check]:
     checks.append(_worst("that the model goes on with what is put back", reach, limit))
     checks.append(_worst("that nothing passes beside what is put back", beside, limit))
     return checks
+
+
+def check_cuts(spliced: SplicedModel) -> list[Check]:
+    """Tries that a site of the residual stream is all that leads from below it to above: edges end there.
+
+    Where embeddings go on to every layer (Zamba2), what they bring directly would be missed.
+    """
+    text = "that nothing passes beside the residual stream"
+    cuts = [name for name in spliced.written if points.part(name) in ("hook_resid_pre", "hook_resid_post")]
+    raw: dict[str, Tensor] = {}
+    leaves: dict[str, Tensor] = {}
+
+    def put_back(name: str, x: Tensor) -> Tensor:
+        raw[name], leaves[name] = x, leaf(x)
+        return leaves[name]
+
+    tokens = some_tokens(spliced)
+    with torch.enable_grad():
+        captured = forward(spliced, tokens, Readout(None, tokens.shape[1]), on_write=put_back, leaf_embed=True)
+    assert captured.logits is not None
+    found = []
+    for cut in cuts:
+        at = spliced.order(cut)
+        below = [captured.embed, *(leaves[n] for n in spliced.written if spliced.order(n) < at)]
+        above = [captured.logits, *(raw[n] for n in spliced.written if spliced.order(n) > at)]
+        paths = (vjp(end, start, torch.ones_like(end)) for end in above for start in below)
+        found.append((float(any(path is not None and bool(path.any()) for path in paths)), cut))
+    return [_worst(text, found, 0.0)]
 
 
 def check_patterns(spliced: SplicedModel) -> list[Check]:

@@ -1,7 +1,6 @@
 """The drawing's controller, as the page and the app use it: pins, groups, ways, overlays, state, pictures."""
 
 import json
-import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -285,28 +284,32 @@ def test_pictures_and_tables_are_saved_as_files(opened: Opened, circuit: Circuit
             assert file.read().startswith(start)
 
 
-def test_many_nodes_and_edges_are_quick(open_page: OpenPage) -> None:
-    """A selection is on the screen within what a hand does not feel as waiting, also in a large circuit."""
+def test_a_selection_among_many_nodes_draws_none_of_them_anew(open_page: OpenPage) -> None:
+    """What a selection costs in time is measured by benchmarks.app; here, that it doesn't make 3,000 elements again."""
     opened = open_page(synthetic_circuit(seed=2, n_features=3000, n_edges=20_000, d_sae=30_000))
     assert "300 of 3,012 nodes" in opened.text(".cg-count-nodes")
-    spent = opened.page.evaluate(
+    added, selected = opened.page.evaluate(
         """async () => {
           const view = CircuitGraph.shown;
           const keys = view.circuit.choosable.slice(0, 8).map((i) => view.circuit.key[i]);
           const frames = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-          const times = [];
           view.setThresholds({ nodes: 3012, edges: 'all' });
           await frames();
+          let added = 0;
+          const watch = new MutationObserver((changes) => {
+            for (const change of changes)
+              for (const node of change.addedNodes) added += node.matches?.('g.cg-node') ? 1 : 0;
+          });
+          watch.observe(document.querySelector('.cg-stage'), { childList: true, subtree: true });
           for (const key of keys) {
-            const start = performance.now();
             view.select([key]);
             await frames();
-            times.push(performance.now() - start);
           }
-          return times.sort((a, b) => a - b)[4];
+          watch.disconnect();
+          return [added, view.selection()];
         }"""
     )
-    assert math.isfinite(spent) and spent < 1000  # 130 ms on two idle cores; the rest is other work on the machine
+    assert added == 0 and len(selected) == 1
 
 
 def _order(opened: Opened) -> list[str]:

@@ -83,12 +83,10 @@ RECURRENT: dict[str, dict[str, Any]] = {
     "Qwen3_5": _HALF_LINEAR,
     "Qwen3_5Moe": _HALF_LINEAR,
     "RecurrentGemma": {"block_types": ["recurrent", "attention"]},
+    "Zamba2": {"layers_block_type": ["mamba", "hybrid"], "attention_hidden_size": 2 * WIDTH},
 }  # fmt: skip
 
 FAMILIES = {**DENSE, **EXPERTS, **RECURRENT}
-
-KNOWN = {"Zamba2": {"layers_block_type": ["mamba", "hybrid"], "attention_hidden_size": 2 * WIDTH}}
-"""Families with a number that is known to be wrong, and that the page says is."""
 
 SINGLE = ("XGLM",)
 """Families that compute in float32 only."""
@@ -110,6 +108,6 @@ def configuration(family: str) -> Any:
     known = {*kind().to_dict(), *aliases}
     sizes = {name: value for name, value in SIZES.items() if name in known}
     sizes = {name: value for name, value in sizes.items() if aliases.get(name) not in sizes}
-    made = kind(**{**sizes, **{**FAMILIES, **KNOWN}[family]})
+    made = kind(**{**sizes, **{**FAMILIES}[family]})
     made._attn_implementation = made._experts_implementation = "eager"
     return made

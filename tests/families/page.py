@@ -19,8 +19,7 @@ What works on which family of models, tried on a tiny random model of each (two 
 this package's engine nor TransformerLens: the transformers model itself under torch's own module hooks, nodes ablated by hand, derivatives as finite
 differences, attention patterns and normalisation scales held by replaying them, in float64 where the family can compute
 in it. Otherwise the number is refused, with the sentence that is numbered and given below; a test fails if a cell were
-wrong. One family is not listed: in Zamba2, edges from token nodes miss that the embeddings are handed on to every shared
-block.
+wrong.
 
 *Autoencoders* stand at the residual stream after the first block and at what attention and MLP of the second write
 (`hook_resid_post`, `hook_attn_out`, `hook_mlp_out`), *transcoders* at every MLP.
