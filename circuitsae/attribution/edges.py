@@ -23,6 +23,7 @@ from circuitsae.attribution.sweep import Chain, build_chain, watched
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.errors import InputError, UnknownNameError
+from circuitsae.model import points
 from circuitsae.model.checks import freezes, verify
 from circuitsae.model.hooks import Hook, Prefix, Watch
 from circuitsae.model.runs import EMBED, Captured, Readout, Run, forward
@@ -97,7 +98,7 @@ class EdgeEngine:
         """Returns the in-edges of the metric node."""
         total = torch.tensor([self.run.metric], dtype=self.run.embed.dtype, device=self.run.embed.device)
         reads = None if self.readout.metric is None else self.readout.metric.reads
-        stretch = self._stretch(segment_of(self.spliced, reads), self.run.n_tokens, None)
+        stretch = self._stretch(points.segment_of(self.spliced, reads), self.run.n_tokens, None)
         layer = self.spliced.n_layers - 1 if reads is None else self._layer(reads)
         rows = Rows(self.origins, total, torch.ones_like(total), torch.tensor([node], device=total.device))
         self._pull(rows, stretch, [_Seed(layer, lambda tape: self.readout.of(tape.captured))])
@@ -129,7 +130,9 @@ class EdgeEngine:
         by_segment: dict[int, list[FeatureTargets]] = {}
         for target in targets:
             if len(target) and target.number not in swept:
-                by_segment.setdefault(segment_of(self.spliced, self.spliced.reads[target.number]), []).append(target)
+                by_segment.setdefault(points.segment_of(self.spliced, self.spliced.reads[target.number]), []).append(
+                    target
+                )
         for segment, found in sorted(by_segment.items()):
             found = sorted(found, key=lambda t: -self.spliced.hooked.layer(self.spliced.reads[t.number]))
             last = max((self.spliced.reads[t.number] for t in found), key=self.spliced.order)
@@ -169,7 +172,7 @@ class EdgeEngine:
             if not len(target):
                 continue
             reads = [self.spliced.reads[number] for number, _ in self.spliced.writers[target.hook]]
-            segment = min(segment_of(self.spliced, name) for name in (target.hook, *reads))
+            segment = min(points.segment_of(self.spliced, name) for name in (target.hook, *reads))
             last = max((target.hook, *reads), key=self.spliced.order)
             for low, high in position_buckets(target.positions, self.run.n_tokens):
                 stretch = self._stretch(segment, high, last, target.hook)
@@ -238,7 +241,10 @@ class EdgeEngine:
         last_piece = high == stretch.bounds[-1]
         with torch.enable_grad():
             if low > 0:
-                entry = _residual_site(spliced, low) if low == stretch.bounds[0] else _ENTRY
+                entry: str | None = _ENTRY
+                if low == stretch.bounds[0]:
+                    below = points.of(low - 1, points.LEAVES)
+                    entry = below if below in spliced.written else None
                 prefix = run.prefix(low)
                 assert prefix is not None and prefix.layer == low
                 residual = prefix.residual[:, :n_tokens]
@@ -413,8 +419,8 @@ class EdgeEngine:
             return [(0, spliced.n_layers, wanted)]
         by_segment: dict[int, set[int]] = {}
         for number in wanted:
-            by_segment.setdefault(segment_of(spliced, spliced.reads[number]), set()).add(number)
-        replaced = {spliced.hooked.layer(name) for name in spliced.written if name.endswith("hook_mlp_out")}
+            by_segment.setdefault(points.segment_of(spliced, spliced.reads[number]), set()).add(number)
+        replaced = {spliced.hooked.layer(name) for name in spliced.written if points.part(name) == "hook_mlp_out"}
         found = []
         for low, numbers in sorted(by_segment.items()):
             high = 1 + max(self._layer(spliced.reads[number]) for number in numbers)
@@ -569,32 +575,5 @@ def _nth_of_each(groups: Int[Tensor, "n"], nth: int) -> Int[Tensor, "chosen"]:
     return order[rank == nth]
 
 
-def segment_of(spliced: SplicedModel, read: str | None) -> int:
-    """Returns the layer where the run for a target must start: above the nearest residual site below it."""
-    limit = spliced.n_layers if read is None else spliced.hooked.layer(read)
-    ordered = read in spliced.reads or read in spliced.written  # a metric may read anywhere
-    starts = [0]
-    for hook in spliced.written:
-        layer = spliced.hooked.layer(hook)
-        if hook.endswith(".hook_resid_post"):
-            start = layer + 1
-        elif hook.endswith(".hook_resid_pre"):
-            start = layer
-        else:
-            continue
-        below = read is None or layer < limit or (ordered and spliced.order(hook) < spliced.order(read))
-        if below and 0 < start <= limit and start < spliced.n_layers:
-            starts.append(start)
-    return max(starts)
-
-
 def _written(spliced: SplicedModel, dictionary: Dictionary) -> str:
     return spliced.canonical(dictionary.hook_outs[0])
-
-
-def _residual_site(spliced: SplicedModel, layer: int) -> str | None:
-    """Returns the site that writes the residual stream at the end of the block below, if there is one."""
-    for hook in spliced.written:
-        if hook.endswith(".hook_resid_post") and spliced.hooked.layer(hook) == layer - 1:
-            return hook
-    return None

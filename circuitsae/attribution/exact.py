@@ -19,6 +19,7 @@ from circuitsae import names
 from circuitsae.attribution.context import Context
 from circuitsae.attribution.costs import Passes, PlannedRun
 from circuitsae.errors import NodeError
+from circuitsae.model import points
 from circuitsae.model.edits import Edit, FeatureEdit, VectorEdit, batch_size, run_edited
 from circuitsae.model.hooks import Hook, Prefix
 from circuitsae.model.runs import EMBED, forward
@@ -244,7 +245,7 @@ def _start_of(layer: int, places: Sequence[Place], starts: Collection[int]) -> i
 
 def _only_leave(layer: int, places: Sequence[Place]) -> bool:
     """Whether all that the runs of a layer change is what leaves its block."""
-    return all(place.hooks == (f"blocks.{layer}.hook_resid_post",) for place in places)
+    return all(place.hooks == (points.of(layer, points.LEAVES),) for place in places)
 
 
 def _run_batch(context: Context, batch: Batch, parts: Sequence[tuple[Changes, Tensor]]) -> Float[Tensor, "node"]:
@@ -264,7 +265,7 @@ def _run_batch(context: Context, batch: Batch, parts: Sequence[tuple[Changes, Te
     if start is not None and start.layer > batch.layer:
         # What leaves a block enters the next one: the edit is made there, and this block is not computed.
         residual = start.residual.expand(size, -1, -1).clone()
-        for rows, vectors in added.pop(f"blocks.{batch.layer}.hook_resid_post"):
+        for rows, vectors in added.pop(points.of(batch.layer, points.LEAVES)):
             residual[rows, at[rows]] += vectors.to(residual)
         start = Prefix(start.layer, residual)
     if start is not None and batch.first:

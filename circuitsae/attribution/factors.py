@@ -7,32 +7,23 @@ that are something else (its input and its output), so the promise is tried befo
 
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from circuitsae.errors import InputError
+from circuitsae.model import points
 from circuitsae.model.hooks import Hook, Watch
 from circuitsae.model.probes import Probe, reaches, tolerance, vjp
 from circuitsae.model.runs import Readout, forward
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.model.trials import some_tokens
 
-_MLP_NAMES = ("mlp", "ffn", "feed_forward", "moe", "channel_mix")
-_held: "weakref.WeakKeyDictionary[Any, list[Factors]]" = weakref.WeakKeyDictionary()
+_held: "weakref.WeakKeyDictionary[Any, list[points.Mlp]]" = weakref.WeakKeyDictionary()
 
 
-class Factors(NamedTuple):
-    """The hook points of one layer's MLP: `post = f(pre)`, or `f(pre) * linear` where it is gated."""
-
-    layer: int
-    pre: str
-    linear: str | None
-    post: str
-
-
-def factors(spliced: SplicedModel) -> list[Factors]:
+def factors(spliced: SplicedModel) -> list[points.Mlp]:
     """Returns the factors of every layer that has an MLP. Cost, once a model: one forward pass over a few tokens.
 
     Raises:
@@ -46,27 +37,21 @@ def factors(spliced: SplicedModel) -> list[Factors]:
     return named
 
 
-def _named(spliced: SplicedModel) -> list[Factors]:
-    has, found = spliced.hooked.has, []
-    for layer in range(spliced.n_layers):
-        mlp = f"blocks.{layer}.mlp"
-        parts = [name.lower() for name, _ in spliced.model.blocks[layer].named_children()]
-        if not has(f"blocks.{layer}.hook_mlp_out") and not any(m in part for part in parts for m in _MLP_NAMES):
-            continue
-        if not (has(f"{mlp}.hook_pre") and has(f"{mlp}.hook_post")):
+def _named(spliced: SplicedModel) -> list[points.Mlp]:
+    found = [points.mlp(spliced.hooked, layer) for layer in range(spliced.n_layers)]
+    for mlp in filter(None, found):
+        if not (spliced.hooked.has(mlp.pre) and spliced.hooked.has(mlp.post)):
             raise InputError(
-                f"The MLP of layer {layer} has no hook points inside ({mlp}.hook_pre and .hook_post), so no rule can be "
+                f"The MLP of layer {mlp.layer} has no hook points inside ({mlp.pre} and {mlp.post}), so no rule can be "
                 f"applied to what it multiplies. {_INSTEAD}"
             )
-        linear = f"{mlp}.hook_pre_linear"
-        found.append(Factors(layer, f"{mlp}.hook_pre", linear if has(linear) else None, f"{mlp}.hook_post"))
-    return found
+    return [*filter(None, found)]
 
 
 _INSTEAD = "relp leaves its rule out with mlps=False, gim with gate=1 and up=1; attribution-patching has no such rule, and auto does without it."
 
 
-def _try(spliced: SplicedModel, named: list[Factors]) -> None:
+def _try(spliced: SplicedModel, named: list[points.Mlp]) -> None:
     """Tries, with leaves at the factors, that what an MLP gives comes from them, is diagonal, and linear in `linear`."""
     tape: dict[str, Tensor] = {}
 
@@ -78,7 +63,7 @@ def _try(spliced: SplicedModel, named: list[Factors]) -> None:
         return put
 
     inputs = [name for mlp in named for name in (mlp.pre, mlp.linear) if name is not None]
-    ends = [name for mlp in named for name in (mlp.post, f"blocks.{mlp.layer}.hook_mlp_out")]
+    ends = [name for mlp in named for name in (mlp.post, mlp.out)]
     hooks: list[tuple[str, Hook]] = [(name, leaf(name)) for name in inputs]
     hooks += [(name, Watch(tape, name)) for name in ends if spliced.hooked.has(name)]
     tokens = some_tokens(spliced)
@@ -86,7 +71,7 @@ def _try(spliced: SplicedModel, named: list[Factors]) -> None:
         embed = forward(spliced, tokens, Readout(None, tokens.shape[1]), extra=hooks, leaf_embed=True).embed
     probe = Probe(tolerance(spliced.hooked.dtype))
     for mlp in named:
-        post, end = tape.get(mlp.post), tape.get(f"blocks.{mlp.layer}.hook_mlp_out")
+        post, end = tape.get(mlp.post), tape.get(mlp.out)
         mine = [tape[name] for name in (mlp.pre, mlp.linear) if name is not None]
         if (
             post is None

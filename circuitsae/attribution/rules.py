@@ -67,8 +67,8 @@ def _with_relevance(post: Tensor, seen: dict[str, Tensor]) -> Tensor:
 def scaled_inputs(spliced: SplicedModel, query: float, key: float, value: float) -> Hooks:
     """Returns the hooks that multiply what flows back through queries, keys and values."""
     require(spliced, "projections")
-    shares = {"hook_q": query, "hook_k": key, "hook_v": value}
-    return [(name, _passing(shares[points.part(name)])) for name in points.projections(spliced.hooked)]
+    shares = {"q": query, "k": key, "v": value}
+    return [(name, _passing(by)) for which, by in shares.items() for name in points.projections(spliced.hooked, which)]
 
 
 def scaled_gates(spliced: SplicedModel, gate: float, up: float) -> Hooks:

@@ -12,8 +12,8 @@ parallel blocks, grouped queries, embedding factors or folded weights need no ca
 form (an MLP that no dictionary replaces, a skip path) go through autograd, one piece at a time. `build_chain` gives up
 (`None`) where attention itself can't be recognised; the whole chain is compared with autograd once a model.
 
-The method is that of the issue's own study; the frozen linear model is Anthropic's ("Circuit Tracing", Ameisen et al.
-2025), which circuit-tracer computes by autograd over the whole model.
+The frozen linear model is Anthropic's ("Circuit Tracing", Ameisen et al. 2025), which circuit-tracer computes by autograd
+over the whole model.
 """
 
 import weakref
@@ -22,9 +22,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuitsae.model import points
 from circuitsae.model.probes import Pointwise, Probe, close, reaches, tolerance, vjp
 from circuitsae.model.runs import Captured
 from circuitsae.model.spliced import SplicedModel
@@ -57,28 +59,29 @@ class Attention:
 
     def pull_z(self, g: Float[Tensor, "pos target d"]) -> Float[Tensor, "pos target head_d_head"]:
         """Returns the Jacobian of what the heads give, before the output product."""
-        return self.above.pull(g) @ self.output.flatten(0, 1).T
+        return self.above.pull(g) @ rearrange(self.output, "head d_head d -> (head d_head) d").T
 
     def pull(self, g: Float[Tensor, "pos target d"]) -> Float[Tensor, "pos target d"]:
         """Returns what attention adds to the Jacobian below it."""
         n_pos, n, _ = g.shape
-        heads, kv, d_head = self.output.shape[0], self.values.shape[0], self.output.shape[1]
-        z = self.pull_z(g).view(n_pos, n, heads, d_head).permute(2, 0, 1, 3).reshape(kv, -1, n * d_head)
-        # pattern[head, query, key] pulls from queries to keys; a group of heads that shares values is one sum
-        mix = self.pattern[:, :n_pos, :n_pos].reshape(kv, -1, n_pos).transpose(1, 2)
-        v = torch.bmm(mix, z).view(kv, n_pos, n, d_head).permute(1, 2, 0, 3).reshape(n_pos * n, kv * d_head)
-        return self.below.pull((v @ self.values.transpose(1, 2).flatten(0, 1)).view(n_pos, n, -1))
+        kv, _, d_head = self.values.shape
+        z = self.pull_z(g)
+        z = rearrange(z, "query target (kv group d_head) -> kv (group query) (target d_head)", kv=kv, d_head=d_head)
+        # from queries to keys; a group of heads that shares values is one sum
+        mix = rearrange(self.pattern[:, :n_pos, :n_pos], "(kv group) query key -> kv (group query) key", kv=kv).mT
+        v = rearrange(torch.bmm(mix, z), "kv key (target d_head) -> key target (kv d_head)", target=n)
+        return self.below.pull(v @ rearrange(self.values, "kv d d_head -> (kv d_head) d"))
 
     def pull_rows(
         self, rows: Float[Tensor, "target d"], at: Int[Tensor, "target"], n_pos: int
     ) -> Float[Tensor, "pos target d"]:
         """Returns the same for targets of one position each: one row a head, spread by the pattern."""
-        n, heads, kv, d_head = rows.shape[0], self.output.shape[0], self.values.shape[0], self.output.shape[1]
-        z = (self.above.pull_rows(rows, at) @ self.output.flatten(0, 1).T).view(n, kv, -1, d_head)
-        u = torch.bmm(z.permute(1, 0, 2, 3).reshape(kv, -1, d_head), self.values.transpose(1, 2))
-        u = u.view(kv, n, heads // kv, -1).permute(1, 0, 2, 3).reshape(n, heads, -1)
-        spread = torch.bmm(self.pattern[:, at, :n_pos].permute(1, 2, 0), u)  # [target pos d]
-        return self.below.pull(spread.transpose(0, 1))
+        kv, _, d_head = self.values.shape
+        z = self.above.pull_rows(rows, at) @ rearrange(self.output, "head d_head d -> (head d_head) d").T
+        z = rearrange(z, "target (kv group d_head) -> kv (target group) d_head", kv=kv, d_head=d_head)
+        u = rearrange(torch.bmm(z, self.values.mT), "kv (target group) d -> target (kv group) d", target=len(rows))
+        spread = torch.bmm(rearrange(self.pattern[:, at, :n_pos], "head query key -> query key head"), u)
+        return self.below.pull(rearrange(spread, "target key d -> key target d"))
 
 
 @dataclass
@@ -285,13 +288,9 @@ class _Point:
 
 def watched(spliced: SplicedModel, low: int, high: int) -> list[str]:
     """Returns the hook points of some layers whose values `build_chain` wants from the forward pass."""
-    names = [f"blocks.{layer}.{part}" for layer in range(low, high) for part in (*_POINTS, *_ATTENTION)]
+    places = (points.stream, points.heads, points.value_inputs)
+    names = [name for layer in range(low, high) for place in places for name in place(layer)]
     return [name for name in names if spliced.hooked.has(name)]
-
-
-_POINTS = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
-_VALUE_INPUTS = ("attn.v.hook_in", "attn.hook_in", "ln1.hook_out", "ln1.hook_normalized")
-_ATTENTION = ("attn.hook_v", "attn.hook_z", "attn.hook_pattern", "attn.o.hook_out", *_VALUE_INPUTS)
 
 
 def build_chain(
@@ -318,22 +317,22 @@ def build_chain(
     """
     if spliced.hooked.dtype not in (torch.float32, torch.float64):
         return None  # half precision: products in another order would differ by more than a check could tell from error
-    points = _points(spliced, captured, leaves, tape, layers)
-    if points is None:
+    stream = _stream(spliced, captured, leaves, tape, layers)
+    if stream is None:
         return None
-    reader = _Reader(spliced, points, tape, leaves, budget)
+    reader = _Reader(spliced, stream, tape, leaves, budget)
     links: list[Link] = []
-    for low, high in zip(points, points[1:], strict=False):
+    for low, high in zip(stream, stream[1:], strict=False):
         link = reader.link(low, high)
         if link is None:
             return None
         links.append(link)
     entries: dict[int, Entry] = {}
     for number, x_in in captured.x_in.items():
-        entry = reader.entry(x_in, points)
+        entry = reader.entry(x_in, stream)
         if entry is not None:
             entries[number] = entry
-    chain = Chain(tuple(p.leaf for p in points), tuple(links), entries)
+    chain = Chain(tuple(p.leaf for p in stream), tuple(links), entries)
     signature = (spliced.reads, spliced.written, spliced.hooked.dtype, layers)
     known = _verified.setdefault(spliced.model, {})
     if signature not in known:
@@ -341,7 +340,7 @@ def build_chain(
     return chain if known[signature] else None
 
 
-def _points(
+def _stream(
     spliced: SplicedModel,
     captured: Captured,
     leaves: Mapping[str, Tensor],
@@ -350,18 +349,17 @@ def _points(
 ) -> list[_Point] | None:
     written = {id(spliced.hooked.point(name)): name for name in spliced.written}
     low, high = layers
-    points = [_Point(name, low, x, x, name) for name, x in leaves.items() if name not in captured.x_out]
+    found = [_Point(name, low, x, x, name) for name, x in leaves.items() if name not in captured.x_out]
     for layer in range(low, high):
-        for part in _POINTS:
-            name = f"blocks.{layer}.{part}"
+        for name in points.stream(layer):
             if name not in tape:
-                if part != "hook_resid_mid":
+                if not points.is_middle(name):
                     return None
                 continue
             leaf = written.get(id(spliced.hooked.point(name)))
             above = tape[name] if leaf is None else captured.x_out[leaf]
-            points.append(_Point(name, layer, tape[name], above, leaf))
-    return points
+            found.append(_Point(name, layer, tape[name], above, leaf))
+    return found
 
 
 class _Reader:
@@ -370,13 +368,13 @@ class _Reader:
     def __init__(
         self,
         spliced: SplicedModel,
-        points: Sequence[_Point],
+        stream: Sequence[_Point],
         tape: Mapping[str, Tensor],
         leaves: Mapping[str, Tensor],
         budget: int,
     ) -> None:
         self.spliced, self.tape, self.leaves, self.budget = spliced, tape, leaves, budget
-        self.stops = {point.leaf for point in points}
+        self.stops = {point.leaf for point in stream}
         self.probe = Probe(tolerance(spliced.hooked.dtype))
 
     def link(self, low: _Point, high: _Point) -> Link | None:
@@ -405,7 +403,7 @@ class _Reader:
         identity = Pointwise(None, False)
         if z is None and self.probe.agrees(identity.pull(r[0][:, None])[:, 0], expected[0]):
             return Linked(identity, None, maps)
-        attention = None if low.name.endswith("hook_resid_mid") else self.attention(low, high)
+        attention = None if points.is_middle(low.name) else self.attention(low, high)
         if attention is not None:
             column = r[0][:, None]
             if z is not None:
@@ -420,16 +418,14 @@ class _Reader:
             scaled = self.probe.pointwise(y, x)
             if scaled is not None:
                 return Linked(scaled, None, maps)
-        if low.name.endswith("hook_resid_mid"):
+        if points.is_middle(low.name):
             return Traced(y, {"": x, **{name: self.leaves[name] for name in inner}}, self.budget)
         return None
 
     def attention(self, low: _Point, high: _Point) -> Attention | None:
         """Returns a layer's attention as its weights and pattern say; whether that is so is for `link` to check."""
-        prefix = f"blocks.{high.layer}."
-        needed = [self.tape.get(prefix + part) for part in ("attn.hook_v", "attn.hook_z", "attn.hook_pattern")]
+        v, z, pattern, product = (self.tape.get(name) for name in points.heads(high.layer))
         block = self.spliced.model.blocks[high.layer].attn
-        v, z, pattern = needed
         if v is None or z is None or pattern is None:
             return None
         values, output = _weight(block, "_W_V", "W_V"), _weight(block, "W_O")
@@ -446,13 +442,12 @@ class _Reader:
         )
         if not fits:
             return None
-        product = self.tape.get(prefix + "attn.o.hook_out")
         above = Pointwise(None, False) if product is None else self.probe.pointwise(high.below, product)
         if above is None:
             # a leaf at the heads' output replaces it, and the product hangs on the leaf all the same
             return None
-        for name in _VALUE_INPUTS:
-            source = self.tape.get(prefix + name)
+        for name in points.value_inputs(high.layer):
+            source = self.tape.get(name)
             below = (
                 None
                 if source is None or vjp(v, source, torch.ones_like(v)) is None
@@ -462,10 +457,10 @@ class _Reader:
                 return Attention(below, values.detach(), pattern[0].detach(), output.detach(), above)
         return None
 
-    def entry(self, x_in: Tensor, points: Sequence[_Point]) -> Entry | None:
+    def entry(self, x_in: Tensor, stream: Sequence[_Point]) -> Entry | None:
         """Returns where targets read at a tensor join: at the nearest point below it."""
-        for number in range(len(points) - 1, -1, -1):
-            point = points[number]
+        for number in range(len(stream) - 1, -1, -1):
+            point = stream[number]
             for above, x in ((True, point.above), (False, point.below)):
                 if x_in is x or reaches(x, x_in):
                     link = self.probe.pointwise(x_in, x)

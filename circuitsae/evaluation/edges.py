@@ -17,6 +17,7 @@ from circuitsae.attribution.context import Context
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.evaluation.measuring import Errors
 from circuitsae.evaluation.ranking import Owners
+from circuitsae.model import points
 from circuitsae.model.edits import batch_size
 from circuitsae.model.hooks import Prefix
 from circuitsae.model.runs import EMBED, Captured, Readout, forward
@@ -222,20 +223,11 @@ class _Sweep:
     def _start(self, limit: int | None, copies: Sequence[tuple[int, frozenset[Place]]]) -> Prefix | None:
         """Returns the highest residual site below: it carries everything, so that the run can start from its value."""
         spliced = self.prompt.spliced
-        best: tuple[int, str] | None = None
-        for hook in spliced.written:
-            layer = spliced.hooked.layer(hook) + 1
-            below = limit is None or spliced.order(hook) < limit
-            if (
-                hook.endswith(".hook_resid_post")
-                and below
-                and layer < spliced.n_layers
-                and (not best or layer > best[0])
-            ):
-                best = (layer, hook)
-        if best is None:
-            return None
-        return Prefix(best[0], self._written(best[1], copies).to(spliced.hooked.dtype))
+        for layer in range(spliced.n_layers - 1, 0, -1):
+            hook = points.of(layer - 1, points.LEAVES)
+            if hook in spliced.written and (limit is None or spliced.order(hook) < limit):
+                return Prefix(layer, self._written(hook, copies).to(spliced.hooked.dtype))
+        return None
 
     def _base(self, hook: str) -> Tensor:
         """Returns what stands at a hook point where no edge brings anything."""

@@ -14,6 +14,7 @@ from circuitsae.interventions.compiling import checked, compile_edits, node_posi
 from circuitsae.interventions.freezing import held_layers
 from circuitsae.interventions.kinds import PathPatch
 from circuitsae.interventions.positions import select, split_key
+from circuitsae.model import points
 from circuitsae.model.edits import (
     Edit,
     FeatureEdit,
@@ -26,7 +27,6 @@ from circuitsae.model.edits import (
     split_inputs,
 )
 from circuitsae.model.hooks import Hook
-from circuitsae.model.runs import EMBED
 from circuitsae.model.spliced import SplicedModel
 
 ALONG = ("nodes", "residual")
@@ -47,7 +47,8 @@ class _Receiver:
 
     @property
     def hook(self) -> str:
-        return f"blocks.{self.layer}.hook_{self.input}_input"
+        assert self.layer is not None and self.input is not None
+        return points.head_input(self.layer, self.input)
 
 
 def compile_path(context: Context, given: PathPatch, extra: Sequence[tuple[str, Hook]]) -> list[Edit]:
@@ -157,12 +158,7 @@ def _within(spliced: SplicedModel, edits: Sequence[Edit]) -> set[str]:
     for edit in edits:
         if isinstance(edit, (FeatureEdit, ReadingEdit)):
             hooks = list(spliced.dictionaries[edit.number].hook_outs)
-        elif isinstance(edit, VectorEdit):
-            hooks = [] if edit.hook == EMBED else [edit.hook]
         else:
-            hooks = [f"blocks.{edit.layer}.attn.hook_z"] if isinstance(edit, HeadEdit) else []
-        for hook in hooks:
-            part = "attn" if ".attn." in hook else "mlp" if ".mlp." in hook or hook.endswith("hook_post") else None
-            if part is not None:
-                inside.add(f"blocks.{spliced.hooked.layer(hook)}.hook_{part}_out")
+            hooks = [edit.hook] if isinstance(edit, (VectorEdit, HeadEdit)) else []
+        inside.update(filter(None, map(points.output_around, hooks)))
     return inside

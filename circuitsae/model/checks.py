@@ -227,7 +227,7 @@ def check_patterns(spliced: SplicedModel) -> list[Check]:
     names = points.patterns(spliced.hooked)
     text, limit = "that a frozen pattern leaves no path from queries and keys", tolerance(spliced.hooked.dtype)
     if not names:  # no attention is no pattern to hold; but what else carries from position to position can't be held
-        return [Check(text, "blocks.0.attn.hook_pattern", float(_mixes_positions(spliced)), 0.0)]
+        return [Check(text, points.pattern(0), float(_mixes_positions(spliced)), 0.0)]
     with Copies(spliced, 3) as copies:
         for name in names:
             copies.enter(name, lambda one, two: (one, torch.zeros_like(one)))
@@ -267,7 +267,7 @@ def check_linear(spliced: SplicedModel) -> list[Check]:
     tokens = some_tokens(spliced)
     readout = Readout(None, tokens.shape[1])
     held = [*points.patterns(hooked), *points.scales(hooked)]
-    constant = points.each_layer(hooked, "mlp.hook_post", "hook_mlp_out")
+    constant = points.mlp_values(hooked)
     probe = Probe(tolerance(hooked.dtype))
     added: dict[str, Tensor] = {}
 
@@ -356,8 +356,8 @@ def check_layers(spliced: SplicedModel) -> list[Check]:
     """Tries that attention and MLPs write to the residual stream by their outputs alone: cut there, it is the identity."""
     hooked, limit = spliced.hooked, tolerance(spliced.hooked.dtype)
     tape: dict[str, Tensor] = {}
-    stream = points.each_layer(hooked, "hook_resid_pre")
-    ends = points.each_layer(hooked, "hook_resid_post")
+    stream = points.each_layer(hooked, points.ENTERS)
+    ends = points.each_layer(hooked, points.LEAVES)
     extra: list[tuple[str, Hook]] = [(name, _Leaf(tape, name)) for name in stream]
     extra += [(name, Watch(tape, name)) for name in ends]
     tokens = some_tokens(spliced)
@@ -378,7 +378,7 @@ def check_layers(spliced: SplicedModel) -> list[Check]:
 def check_split(spliced: SplicedModel) -> list[Check]:
     """Tries that inputs of each head's own leave the logits alone, and that heads read what is written there."""
     hooked, limit = spliced.hooked, max(_ROUNDED, tolerance(spliced.hooked.dtype))
-    names = points.each_layer(hooked, *(f"hook_{part}_input" for part in "qkv"))
+    names = points.head_inputs(hooked)
     tokens, tape = some_tokens(spliced), dict[str, Tensor]()
     readout = Readout(None, tokens.shape[1])
     with torch.no_grad():
@@ -390,7 +390,7 @@ def check_split(spliced: SplicedModel) -> list[Check]:
     off = float((plain - split.detach()).abs().max() / plain.abs().max().clamp_min(1e-30))
     dead = []
     for name in names:
-        out = tape.get(f"blocks.{hooked.layer(name)}.hook_attn_out")
+        out = tape.get(points.of(hooked.layer(name), "hook_attn_out"))
         j = None if name not in tape or out is None else vjp(out, tape[name], torch.ones_like(out))
         dead.append((float(j is None or not bool(j.any())), name))
     return [
@@ -473,7 +473,7 @@ def _goals(spliced: SplicedModel, name: str) -> list[str]:
     """Returns the next places of the residual stream above a hook point; none where only the logits are above it."""
     layer, hooked = spliced.hooked.layer(name), spliced.hooked
     own = hooked.point(name)
-    names = [f"blocks.{layer}.hook_resid_mid", f"blocks.{layer}.hook_resid_post", f"blocks.{layer + 1}.hook_resid_pre"]
+    names = [*points.stream(layer)[1:], points.of(layer + 1, points.ENTERS)]
     at = 0
     for number, goal in enumerate(names):
         if hooked.has(goal) and hooked.point(goal) is own:

@@ -69,7 +69,7 @@ class HeadEdit:
     @property
     def hook(self) -> str:
         """The hook point of that input, `[batch pos head d_model]`."""
-        return f"blocks.{self.layer}.hook_{self.input}_input"
+        return points.head_input(self.layer, self.input)
 
 
 @dataclass(frozen=True, slots=True)

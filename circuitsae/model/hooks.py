@@ -13,6 +13,7 @@ evaluation mode, and makes no weight gradients).
 
 import contextlib
 import inspect
+import operator
 import threading
 import warnings
 import weakref
@@ -27,8 +28,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from circuitsae.errors import SpliceError, UnknownNameError
+from circuitsae.model import points
 from circuitsae.model.finite import not_finite, overflows
-from circuitsae.names import layer_of
 
 Hook = Callable[[Tensor], Tensor | None]
 """Takes an activation; returns its replacement, or `None` to leave it."""
@@ -83,8 +84,8 @@ class HookedModel:
         self.model: Any = model
         self.cfg: Any = model.cfg
         self.n_layers = len(self.model.blocks)
-        self._points: Mapping[str, Any] = dict(self.model.hook_dict)
-        self._given = vars(model).get("hook_dict")  # a Bridge makes it anew for everyone who asks
+        self._points = _hook_points(model)
+        self._given: Mapping[str, Any] = dict(_registered(model))
         with _locks_lock:
             self._lock: Any = _locks.setdefault(model, threading.RLock())
         self._parameters: list[nn.Parameter] = list(self.model.parameters())
@@ -150,16 +151,11 @@ class HookedModel:
 
     def layer(self, name: str) -> int:
         """Returns the block that a hook point belongs to: 0 for those before the blocks, `n_layers` for those after."""
-        layer = layer_of(name)
-        if layer is not None:
-            return layer
-        return 0 if "embed" in name and "unembed" not in name else self.n_layers
+        return points.layer_at(name, self.n_layers)
 
     def residual_name(self, layer: int) -> str:
         """Returns the name of the hook point where the residual stream enters a block, or leaves the last one."""
-        if layer < self.n_layers:
-            return f"blocks.{layer}.hook_resid_pre"
-        return f"blocks.{self.n_layers - 1}.hook_resid_post"
+        return points.of(layer, points.ENTERS) if layer < self.n_layers else points.of(layer - 1, points.LEAVES)
 
     def forward(
         self,
@@ -197,7 +193,7 @@ class HookedModel:
             return run
 
         with self.held():
-            self._check_current([name for name, _ in hooks])
+            self._check_current()
             listed = self._rejoined([(name, watched(number, hook)) for number, (name, hook) in enumerate(hooks)])
             if stop_at is not None:
                 listed.append((stop_at, _raise_stop))
@@ -281,18 +277,16 @@ class HookedModel:
                 for handle in handles:
                     handle.remove()
 
-    def _check_current(self, names: Sequence[str]) -> None:
-        """Raises where a HookedTransformer has got other hook points than it had."""
-        now = vars(self.model).get("hook_dict")
-        if now is self._given:
+    def _check_current(self) -> None:
+        """Raises where a model has got other hook points than it had: what it computes may have changed, too."""
+        now = _registered(self.model)
+        if all(map(operator.is_, map(now.get, self._given), self._given.values())):
             return
-        for name in names:
-            if now is None or now.get(name) is not self.point(name):
-                raise SpliceError(
-                    f"The model's hook points have changed since dictionaries were attached to it ({name!r} is another; "
-                    "add_sae and reset_saes do that). Make a new SplicedModel of it."
-                )
-        self._given = now
+        name = next(name for name, point in self._given.items() if now.get(name) is not point)
+        raise SpliceError(
+            f"The model's hook points have changed since dictionaries were attached to it ({name!r} is another; "
+            "add_sae and reset_saes do that). Make a new SplicedModel of it."
+        )
 
     @cached_property
     def _cache_argument(self) -> str:
@@ -307,7 +301,7 @@ class HookedModel:
         On a Bridge `hook_resid_mid` is the input of the MLP's normalisation, off the path of the stream itself, so what
         a hook changes there is added where the block ends.
         """
-        middle = [(name, hook) for name, hook in hooks if name.endswith(".hook_resid_mid")]
+        middle = [(name, hook) for name, hook in hooks if points.is_middle(name)]
         if not middle or not self._forks_at_middle(middle[0][0]):
             return hooks
         changes: dict[int, Tensor] = {}
@@ -327,8 +321,8 @@ class HookedModel:
             return lambda x: x + changes.pop(layer) if layer in changes else None
 
         layers = sorted({self.layer(name) for name, _ in middle})
-        added = [(f"blocks.{layer}.hook_resid_post", adding(layer)) for layer in layers]
-        return [*added, *((n, noting(n, h) if n.endswith(".hook_resid_mid") else h) for n, h in hooks)]
+        added = [(points.of(layer, points.LEAVES), adding(layer)) for layer in layers]
+        return [*added, *((n, noting(n, h) if points.is_middle(n) else h) for n, h in hooks)]
 
     def _forks_at_middle(self, name: str) -> bool:
         """Whether a change at a `hook_resid_mid` misses the residual stream; tried once, on one token."""
@@ -344,15 +338,15 @@ class HookedModel:
                 found["y"] = x
                 raise _Stop
 
-            points = [(self.point(name), cut), (self.point(f"blocks.{layer}.hook_resid_post"), keep)]
+            both = [(self.point(name), cut), (self.point(points.of(layer, points.LEAVES)), keep)]
             attached = []
             try:
-                for point, hook in points:
+                for point, hook in both:
                     point.add_hook(hook)
                     attached.append((point, point.fwd_hooks[-1]))
                 with self._quiet(), torch.enable_grad(), contextlib.suppress(_Stop):
-                    if self.has(f"blocks.{layer}.hook_mlp_out"):
-                        mlp_out = self.point(f"blocks.{layer}.hook_mlp_out")
+                    if self.has(points.of(layer, "hook_mlp_out")):
+                        mlp_out = self.point(points.of(layer, "hook_mlp_out"))
                         mlp_out.add_hook(lambda x, hook: x.detach())
                         attached.append((mlp_out, mlp_out.fwd_hooks[-1]))
                     self.model(torch.zeros(1, 1, dtype=torch.long, device=self.device), return_type="logits")
@@ -467,6 +461,21 @@ class HookedModel:
         return self.altered(
             unembed, keep if positions is not None else None, scores.append if scores is not None else None
         )
+
+
+def _hook_points(model: Any) -> Mapping[str, Any]:
+    """Returns all hook points by name and alias, but those where an SAE of sae_lens is attached."""
+    # sae_lens' Bridge leaves the aliases out
+    own = (vars(c).get("hook_dict") for c in type(model).__mro__ if c.__module__.startswith("transformer_lens."))
+    whole = next((found for found in own if isinstance(found, property)), None)
+    named = model.hook_dict if whole is None else whole.__get__(model)
+    return {name: point for name, point in named.items() if hasattr(point, "add_hook")}
+
+
+def _registered(model: nn.Module) -> Mapping[str, Any]:
+    """Returns a model's own table of its hook points; a Bridge makes `hook_dict` anew for everyone who asks."""
+    own = vars(model)
+    return own.get("hook_dict") or own.get("_hook_registry") or {}
 
 
 def _raise_stop(x: Tensor) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.errors import SpliceError, TaskError
+from circuitsae.model import points
 from circuitsae.model.finite import checked
 from circuitsae.model.hooks import Hook, Prefix
 from circuitsae.model.spliced import OnRead, OnWrite, SplicedModel
@@ -363,7 +364,7 @@ def start_layers(spliced: SplicedModel, n_tokens: int) -> list[int]:
     if is_long(spliced, n_tokens):
         return list(range(1, spliced.n_layers))
     layers = {spliced.hooked.layer(name) for name in (*spliced.reads, *spliced.written)}
-    layers |= {spliced.hooked.layer(name) + 1 for name in spliced.written if name.endswith(".hook_resid_post")}
+    layers |= {points.entered(name) or 0 for name in spliced.written}
     return sorted(layer for layer in layers if 0 < layer < spliced.n_layers)
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from circuitsae.attribution.baselines import feature_nodes
 from circuitsae.attribution.blocks import BUDGET, products_together
 from circuitsae.attribution.costs import Passes, PlannedRun, expected_passes
-from circuitsae.attribution.edges import segment_of
 from circuitsae.attribution.effects import Context, find_method
 from circuitsae.dictionaries.cache import CACHE
+from circuitsae.model import points
 from circuitsae.model.edits import batch_size
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.runs import Readout, Run, forward, run_clean, start_layers
@@ -301,27 +301,27 @@ def _edge_work(planned: PlannedRun, options: GraphOptions) -> _EdgeWork:
         errors = min(errors, targets / max(len(active), 1))
     tops = options.max_logits if options.targets == "logits" else 1
     frozen = options.linearisation == "frozen" and spliced.hooked.dtype in (torch.float32, torch.float64)
-    top = segment_of(spliced, planned.task.metric.reads)
+    top = points.segment_of(spliced, planned.task.metric.reads)
     runs, products, swept = Passes(tops * planned.share(top), tops * planned.share(top)), Passes(), Passes()
 
     kinds = [(tops, None, top)]
-    kinds += [(n, read, segment_of(spliced, read)) for n, read in zip(features, spliced.reads, strict=True)]
+    kinds += [(n, read, points.segment_of(spliced, read)) for n, read in zip(features, spliced.reads, strict=True)]
     if options.error_targets:
         runs += Passes(1, 1)
-        kinds += [(errors, hook, segment_of(spliced, hook)) for hook in spliced.written]
+        kinds += [(errors, hook, points.segment_of(spliced, hook)) for hook in spliced.written]
     segments: dict[int, float] = {}
     edges = block = 0
     for count, hook, segment in kinds:
-        end = float(spliced.n_layers) if hook is None else _depth(spliced, hook)
+        end = float(spliced.n_layers) if hook is None else points.depth(spliced.hooked, hook)
         depth = max(end - segment, 0.0) / spliced.n_layers
-        below = [written for written in spliced.written if segment <= _depth(spliced, written) < end]
+        below = [written for written in spliced.written if segment <= points.depth(spliced.hooked, written) < end]
         sources = _REACHING * sum(errors + sum(features[n] for n, _ in spliced.writers[at]) for at in below) + 1
         edges += int(count * (sources if options.top_edges is None else min(sources, options.top_edges)))
         if hook is None or not count * depth:
             continue
         room = products_together(spliced, n_tokens, len(below) + 1)
         together, block = min(room, max(count, 1)), max(block, int(2 * BUDGET * min(count / room, 1.0)))
-        if frozen and hook in spliced.reads and _is_swept(spliced, hook):
+        if frozen and hook in spliced.reads and points.reads_stream(hook):
             swept += Passes(0, count * depth, together=together)
         else:
             products += Passes(0, count * depth, together=together)
@@ -366,29 +366,6 @@ def _tape_bytes(planned: PlannedRun, passes: Passes) -> int:
     # integrated gradients cut the tape of a batch as that of a long prompt is cut
     longest = max(budget(spliced), layer * passes.taped)
     return min(whole * passes.taped, longest) + logits
-
-
-def _is_swept(spliced: SplicedModel, read: str) -> bool:
-    """Whether targets that read there join a frozen chain: it is the residual stream, or what a normalisation makes of it."""
-    part = read.removeprefix(f"blocks.{spliced.hooked.layer(read)}.")
-    return part.startswith(("hook_resid_", "ln1.", "ln2.")) or part in ("hook_mlp_in", "hook_attn_in", "mlp.hook_in")
-
-
-def _depth(spliced: SplicedModel, hook: str) -> float:
-    """Returns how far up the model a hook point is, in layers."""
-    layer = spliced.hooked.layer(hook)
-    part = hook.removeprefix(f"blocks.{layer}.")
-    if part == hook or part in (
-        "hook_resid_pre",
-        "hook_attn_in",
-        "ln1.hook_normalized",
-        "ln1.hook_out",
-        "attn.hook_in",
-    ):
-        return float(layer)
-    if part in ("hook_resid_post", "hook_mlp_out", "ln2_post.hook_out"):
-        return layer + 1.0
-    return layer + 0.35 if part.startswith(("attn.", "hook_attn")) else layer + 0.4
 
 
 def _count(passes: float) -> str:

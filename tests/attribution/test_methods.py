@@ -13,7 +13,7 @@ import circuitsae as cs
 from circuitsae import names
 from circuitsae.attribution.context import Context
 from circuitsae.attribution.effects import NodeEffects, make_context
-from circuitsae.attribution.methods.integrated_gradients import feeds, independent_sites, mean_gradients, quadrature
+from circuitsae.attribution.methods.integrated_gradients import independent_sites, mean_gradients, quadrature
 from circuitsae.attribution.rules import (
     LayerDrop,
     _SoftPattern,
@@ -25,6 +25,7 @@ from circuitsae.attribution.rules import (
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.neurons import identity_dictionary
 from circuitsae.errors import InputError, UnknownNameError
+from circuitsae.model import points
 from circuitsae.model.checks import freezes
 from circuitsae.model.spliced import SplicedModel
 from tests.attribution.architectures import D_MODEL, N_LAYERS, TOKENS, bridge, dictionary
@@ -546,7 +547,9 @@ def test_what_feeds_what_is_what_autograd_says() -> None:
             for above in hooks:
                 if below != above:
                     found = torch.autograd.grad(seen[above].sum(), seen[below], retain_graph=True, allow_unused=True)[0]
-                    assert feeds(spliced, f"blocks.1.{below}", f"blocks.1.{above}") == (found is not None), (
+                    assert points.feeds(spliced.hooked, f"blocks.1.{below}", f"blocks.1.{above}") == (
+                        found is not None
+                    ), (
                         below,
                         above,
                     )

@@ -10,6 +10,8 @@ import torch
 
 import circuitsae as cs
 from circuitsae.dictionaries import saelens
+from circuitsae.errors import SpliceError, UnknownNameError
+from tests.attribution.architectures import bridge
 
 pytestmark = pytest.mark.saelens
 
@@ -34,10 +36,12 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def autoencoder(sae_lens: Any, architecture: str, hook: str, seed: int, normalisation: str) -> Any:
+def autoencoder(
+    sae_lens: Any, architecture: str, hook: str, seed: int, normalisation: str = "none", d_in: int = D_MODEL
+) -> Any:
     """A random one of theirs."""
     sae_class, config_class = sae_lens.registry.get_sae_class(architecture)
-    settings: dict[str, Any] = {"d_in": D_MODEL, "d_sae": D_SAE, "dtype": "float64", "device": "cpu"}
+    settings: dict[str, Any] = {"d_in": d_in, "d_sae": D_SAE, "dtype": "float64", "device": "cpu"}
     settings["normalize_activations"] = normalisation
     if architecture == "topk":
         settings["k"] = K
@@ -52,9 +56,8 @@ def autoencoder(sae_lens: Any, architecture: str, hook: str, seed: int, normalis
     return sae
 
 
-@pytest.mark.parametrize("normalisation", ["none", "layer_norm", "constant_norm_rescale"])
-@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "topk", "gated"])
-def test_effects_are_their_gradients_times_the_change(sae_lens: Any, architecture: str, normalisation: str) -> None:
+def transformer(sae_lens: Any) -> Any:
+    """A random HookedSAETransformer."""
     cfg = importlib.import_module("transformer_lens").HookedTransformerConfig(
         n_layers=3,
         d_model=D_MODEL,
@@ -73,6 +76,44 @@ def test_effects_are_their_gradients_times_the_change(sae_lens: Any, architectur
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def sae_bridge(sae_lens: Any) -> Any:
+    """A random SAETransformerBridge, made of a TransformerBridge as its own boot_transformers does."""
+    from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+
+    model = bridge("gpt2")
+    model.__class__, model._acts_to_saes, model._transcoder_output_hooks = SAETransformerBridge, {}, {}
+    return model
+
+
+@pytest.mark.parametrize("make", [transformer, sae_bridge])
+def test_a_model_to_which_saes_are_attached_later_asks_for_a_new_splice(sae_lens: Any, make: Any) -> None:
+    """Whichever hook point theirs is attached to: what the model computes is no longer what it was."""
+    model = make(sae_lens)
+    mine, other = (autoencoder(sae_lens, "standard", hook, 3, d_in=model.cfg.d_model) for hook in SITES[1:3])
+    spliced = cs.SplicedModel(model, [saelens.from_object(mine)])
+    task = cs.Task(TOKENS, metric=cs.LogitDiff(4, 7))
+    before = cs.node_effects(spliced, task).metric
+    for sae in (mine, other):
+        model.add_sae(sae)
+        with pytest.raises(SpliceError, match=r"changed since dictionaries were attached.*new SplicedModel"):
+            cs.node_effects(spliced, task)
+        if sae is mine:
+            with pytest.raises(UnknownNameError, match="hook point of this model"):
+                cs.SplicedModel(model, [saelens.from_object(mine)])
+        model.reset_saes()
+        with pytest.raises(SpliceError, match=r"changed since dictionaries were attached.*new SplicedModel"):
+            cs.node_effects(spliced, task)
+        spliced = cs.SplicedModel(model, [saelens.from_object(mine)])
+        assert cs.node_effects(spliced, task).metric == pytest.approx(before, abs=1e-12)
+
+
+@pytest.mark.parametrize("normalisation", ["none", "layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "topk", "gated"])
+def test_effects_are_their_gradients_times_the_change(sae_lens: Any, architecture: str, normalisation: str) -> None:
+    model = transformer(sae_lens)
     saes = [autoencoder(sae_lens, architecture, hook, seed, normalisation) for seed, hook in enumerate(SITES, 10)]
 
     spliced = cs.SplicedModel(model, [saelens.from_object(sae) for sae in saes])

@@ -13,13 +13,12 @@ from circuitsae.attribution.costs import Passes, PlannedRun
 from circuitsae.attribution.exact import Changes, feature_changes, vector_changes
 from circuitsae.attribution.nodes import NodeEffects
 from circuitsae.attribution.rules import LayerDrop
+from circuitsae.model import points
 from circuitsae.model.checks import require
 from circuitsae.model.edits import batch_size
 from circuitsae.model.runs import EMBED
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.model.tapes import is_long
-
-_QUERIES_AND_KEYS = (".attn.hook_q", ".attn.hook_k", ".attn.q.hook_out", ".attn.k.hook_out")
 
 Gradients = Mapping[str, Float[Tensor, "pos _d"]]
 
@@ -48,13 +47,13 @@ class AtPStar:
     def __call__(self, context: Context, options: Options) -> NodeEffects:
         """See [Method][circuitsae.attribution.effects.Method]."""
         spliced = context.spliced
-        fixed = [hook for hook in spliced.written if options.fix and hook.endswith(_QUERIES_AND_KEYS)]
+        fixed = [hook for hook in spliced.written if options.fix and points.is_query_or_key(hook)]
         patterns: dict[str, Tensor] = {}
         drop = LayerDrop()
         hooks = drop.hooks(spliced) if options.drop else []
         if fixed:
             require(spliced, "softmax")
-        for name in sorted({pattern_of(spliced, hook) for hook in fixed}):
+        for name in sorted({points.pattern(spliced.hooked.layer(hook)) for hook in fixed}):
 
             def keep(x: Tensor, name: str = name) -> Tensor:
                 patterns[name] = x
@@ -101,7 +100,7 @@ class AtPStar:
     def passes(self, planned: PlannedRun, options: Options) -> Passes:
         """See [CostedMethod][circuitsae.attribution.costs.CostedMethod]."""
         spliced = planned.spliced
-        fixed = [hook for hook in spliced.written if options.fix and hook.endswith(_QUERIES_AND_KEYS)]
+        fixed = [hook for hook in spliced.written if options.fix and points.is_query_or_key(hook)]
         nodes = len(fixed) * planned.n_tokens
         for dictionary, positions in zip(spliced.dictionaries, planned.positions, strict=True):
             if {spliced.canonical(hook) for hook in dictionary.hook_outs} <= set(fixed):
@@ -118,11 +117,6 @@ def _in_pieces(spliced: SplicedModel, n_tokens: int, fixed: Sequence[str]) -> bo
     return is_long(spliced, n_tokens) and not fixed
 
 
-def pattern_of(spliced: SplicedModel, hook: str) -> str:
-    """Returns the hook point of the attention pattern that a layer's queries and keys make."""
-    return f"blocks.{spliced.hooked.layer(hook)}.attn.hook_pattern"
-
-
 def exact_softmax(
     context: Context, hook: str, nodes: Changes, passes: Sequence[Gradients]
 ) -> Float[Tensor, "passes node"]:
@@ -132,8 +126,8 @@ def exact_softmax(
     caps are the model's own.
     """
     spliced, run = context.spliced, context.run
-    name = pattern_of(spliced, hook)
-    start = run.prefix(spliced.hooked.layer(hook))
+    layer = spliced.hooked.layer(hook)
+    name, start = points.pattern(layer), run.prefix(layer)
     gradients = torch.stack([g[name] for g in passes])
     result = gradients.new_zeros(len(passes), len(nodes.positions))
     seen: dict[str, Tensor] = {}
@@ -164,7 +158,7 @@ def exact_softmax(
 def _own_layer(spliced: SplicedModel, hooks: Sequence[str]) -> int | None:
     """Returns the layer whose contribution the nodes are part of; `None` in the residual stream or for several layers."""
     layers = {spliced.hooked.layer(hook) for hook in hooks}
-    return layers.pop() if len(layers) == 1 and not any(".hook_resid_" in hook for hook in hooks) else None
+    return layers.pop() if len(layers) == 1 and not any(map(points.is_residual, hooks)) else None
 
 
 def _combined(effects: Float[Tensor, "passes node"], own: int | None) -> Float[Tensor, "node"]:

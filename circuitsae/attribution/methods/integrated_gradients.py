@@ -14,6 +14,7 @@ from circuitsae.attribution.context import Context
 from circuitsae.attribution.costs import Passes, PlannedRun
 from circuitsae.attribution.nodes import NodeEffects
 from circuitsae.errors import InputError, UnknownNameError
+from circuitsae.model import points
 from circuitsae.model.edits import batch_size
 from circuitsae.model.runs import EMBED, forward
 from circuitsae.model.spliced import SplicedModel
@@ -182,7 +183,7 @@ def independent_sites(spliced: SplicedModel) -> list[tuple[str, ...]]:
         if hook in joined:
             continue
         for group in groups:
-            if not joined & set(group) and not any(feeds(spliced, a, b) for a, b in _pairs(hook, group)):
+            if not joined & set(group) and not any(points.feeds(spliced.hooked, a, b) for a, b in _pairs(hook, group)):
                 group.append(hook)
                 break
         else:
@@ -192,31 +193,3 @@ def independent_sites(spliced: SplicedModel) -> list[tuple[str, ...]]:
 
 def _pairs(hook: str, group: Sequence[str]) -> list[tuple[str, str]]:
     return [pair for other in group for pair in ((hook, other), (other, hook))]
-
-
-# When a hook point of a block is computed, and whether it is in the attention or the MLP. What is not listed feeds all.
-_STAGES = {
-    "attn.hook_q": (1, "attn"),
-    "attn.hook_k": (1, "attn"),
-    "attn.hook_v": (1, "attn"),
-    "attn.hook_z": (2, "attn"),
-    "hook_attn_out": (3, "attn"),
-    "mlp.hook_pre": (5, "mlp"),
-    "mlp.hook_pre_linear": (5, "mlp"),
-    "mlp.hook_post": (6, "mlp"),
-    "hook_mlp_out": (7, "mlp"),
-}
-
-
-def feeds(spliced: SplicedModel, below: str, above: str) -> bool:
-    """Whether what is written at one hook point may act on another; true where that is not known."""
-    layers = [spliced.hooked.layer(name) for name in (below, above)]
-    if layers[0] != layers[1]:
-        return layers[0] < layers[1]
-    stages = [_STAGES.get(name.removeprefix(f"blocks.{layers[0]}.")) for name in (below, above)]
-    if stages[0] is None or stages[1] is None:
-        return True
-    (first, branch), (second, other) = stages[0], stages[1]
-    if branch != other and getattr(spliced.hooked.cfg, "parallel_attn_mlp", False):
-        return False
-    return first < second
