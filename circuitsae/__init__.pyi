@@ -1,5 +1,6 @@
 """The public names, each with the module it lives in: read by type checkers, and by `circuitsae.__getattr__`."""
 
+from circuitsae.attribution.attention import AttentionScore as AttentionScore
 from circuitsae.attribution.effects import NodeEffects as NodeEffects
 from circuitsae.attribution.effects import node_effects as node_effects
 from circuitsae.dictionaries.base import Dictionary as Dictionary
@@ -9,6 +10,7 @@ from circuitsae.evaluation.faithfulness import Faithfulness as Faithfulness
 from circuitsae.evaluation.learned import LearnedMask as LearnedMask
 from circuitsae.evaluation.learned import learn_mask as learn_mask
 from circuitsae.evaluation.result import Evaluation as Evaluation
+from circuitsae.explaining import attention as attention
 from circuitsae.graph.aggregation import aggregate as aggregate
 from circuitsae.graph.circuit import Circuit as Circuit
 from circuitsae.graph.comparison import Comparison as Comparison

@@ -391,7 +391,7 @@ class EdgeEngine:
                     vectors = above.new_zeros(part.stop - first, *above.shape[1:])
                     vectors[: len(above[part])] = above[part]
                     starts.append((tape.captured.residuals[high], vectors))
-                found = _products(starts, tape.leaves)
+                found = vector_products(starts, tape.leaves)
                 del starts
                 entry = found.pop(_ENTRY, None)
                 if entry is not None:
@@ -403,6 +403,26 @@ class EdgeEngine:
                     told((number + part.stop / max(ends)) / len(pieces))
             above = below
             del tape, here
+
+    def tape(
+        self, low: int, high: int, n_tokens: int, watch: Mapping[str, Hook]
+    ) -> tuple[Captured, dict[str, Float[Tensor, "1 pos _d"]]]:
+        """Runs layers `low` to below `high` with a leaf at every hook point written, and one where they are entered.
+
+        Args:
+            low: A layer where a segment starts (see `segment_of`).
+            high: The layer before which the pass ends.
+            n_tokens: The positions that are computed, from the first on.
+            watch: Further hooks, for hook points that fire there.
+
+        Returns:
+            What was captured, and the leaves by hook point.
+        """
+        found = self._linearise(
+            _Stretch((low, high, self.spliced.n_layers + 1), n_tokens, None), low, high, watch=watch
+        )
+        self._tape = None
+        return found.captured, found.leaves
 
     # through the chain of matrices
 
@@ -531,7 +551,7 @@ class _Seed:
         return vectors
 
 
-def _products(
+def vector_products(
     outputs: Sequence[tuple[Tensor, Float[Tensor, "batch ..."]]], leaves: Mapping[str, Tensor]
 ) -> dict[str, Float[Tensor, "batch ..."]]:
     """Returns vector-Jacobian products at the leaves that outputs depend on, for a batch of vectors at each output."""

@@ -192,6 +192,12 @@ def of_queries_or_keys(name: str) -> bool:
     return _OF_QUERIES_AND_KEYS.search(name) is not None
 
 
+def query_and_key_scales(hooked: "HookedModel", layer: int) -> list[str]:
+    """Returns the hook points of the scales by which one layer's queries and keys are normalised."""
+    own = (name for name in hooked.names if name.endswith(".hook_scale") and of_queries_or_keys(name))
+    return [name for name in own if hooked.layer(name) == layer]
+
+
 def layer_outputs(hooked: "HookedModel") -> list[str]:
     """Returns the hook points where attention and MLPs write to the residual stream."""
     return each_layer(hooked, "hook_attn_out", "hook_mlp_out")

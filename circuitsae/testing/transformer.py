@@ -17,14 +17,16 @@ class _Attention(nn.Module):
         for name, shape in (("W_Q", (d_model, d_head)), ("W_K", (d_model, d_head)), ("W_V", (d_model, d_head)),
                             ("W_O", (d_head, d_model))):  # fmt: skip
             self.register_parameter(name, nn.Parameter(torch.zeros(n_heads, *shape, dtype=torch.float64)))
-        self.hook_pattern = HookPoint()
+        self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()
+        self.hook_attn_scores, self.hook_pattern = HookPoint(), HookPoint()
         self.hook_z = HookPoint()
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (torch.einsum("bpd,hde->bhpe", x, getattr(self, w)) for w in ("W_Q", "W_K", "W_V"))
+        q, k, v = (torch.einsum("bpd,hde->bphe", x, getattr(self, w)) for w in ("W_Q", "W_K", "W_V"))
+        q, k, v = (hook(y).transpose(1, 2) for hook, y in ((self.hook_q, q), (self.hook_k, k), (self.hook_v, v)))
         scores = q @ k.transpose(-1, -2)
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
-        pattern = self.hook_pattern(scores.masked_fill(later, -torch.inf).softmax(-1))
+        pattern = self.hook_pattern(self.hook_attn_scores(scores.masked_fill(later, -torch.inf)).softmax(-1))
         z = self.hook_z((pattern @ v).transpose(1, 2))
         return torch.einsum("bphe,hed->bpd", z, self.W_O)
 
