@@ -1,24 +1,29 @@
 """Node effects, whole traces, memory and the command's cold start, as multiples of what they are measured against.
 
     python -m benchmarks [PRESET] > trace.json
+    python -m benchmarks all --json FILE
 
 Times are the median of three in one run, divided by the bare model's forward + backward pass over the same prompt; peak
 memory is what each job's own process held above the loaded model. The cold start is a whole `circuitsae trace` on
-`tiny`, divided by a process that only imports torch and transformer_lens.
+`tiny`, divided by a process that only imports torch and transformer_lens. `all` runs every benchmark there is.
 """
 
+import datetime
+import importlib.metadata
 import json
+import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import circuitsae as cs
-from benchmarks.timing import median_seconds, peak_mib, seconds_of
+from benchmarks.timing import median_seconds, parser_of, peak_mib, seconds_of, show
+from circuitsae.files import replacing
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 # Ten times as long, and still decided by its last sentence.
@@ -33,21 +38,79 @@ STORY = (
 PROMPTS = {"short": PROMPT, "long": STORY}
 THREADS = 2
 MAX_NODES = 256
+BENCHMARKS: dict[str, list[str]] = {
+    "trace": [],
+    "frozen": [],
+    "effects": [],
+    "ablation": [],
+    "evaluation": [],
+    "methods": ["--json"],
+    "products": [],
+    "pruning": [],
+    "app": [],
+}
+"""Every benchmark, with what makes it print JSON."""
 
 
-def main(preset: str) -> None:
-    """Prints every figure as JSON."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints every figure as JSON, or has all benchmarks write theirs into one file."""
+    parser = parser_of(__doc__)
+    parser.add_argument("preset", nargs="?", default="smollm2", help="or `all`, for every benchmark")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="with `all`: where to")
+    parser.add_argument("--prompt", choices=PROMPTS, help="one of the prompts, in this process")
+    args = parser.parse_args(arguments)
+    if (args.preset == "all") != (args.json is not None):
+        parser.error("all benchmarks write to a file: python -m benchmarks all --json FILE")
+    small = ["--small"] if args.small else []
+    if args.preset == "all":
+        sys.exit(run_all(args.json, small))
+    preset, nodes, prompts = ("tiny", 8, ["short"]) if args.small else (args.preset, MAX_NODES, list(PROMPTS))
+    if args.prompt is not None:
+        show(measure(preset, PROMPTS[args.prompt], nodes))
+        return
     result: dict[str, Any] = {"preset": preset, "torch": torch.__version__, "threads": THREADS}
-    for name in PROMPTS:
+    for name in prompts:
         # Each in a process of its own, whose peak memory is then that of this job.
-        job = [sys.executable, "-m", "benchmarks", preset, name]
+        job = [sys.executable, "-m", "benchmarks", args.preset, "--prompt", name, *small]
         result[name] = json.loads(subprocess.run(job, check=True, stdout=subprocess.PIPE).stdout)
-    result["cold_start"] = cold_start()
-    json.dump(result, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    if not args.small:
+        result["cold_start"] = cold_start()
+    show(result)
 
 
-def measure(preset: str, prompt: str) -> dict[str, float]:
+def run_all(file: Path, small: Sequence[str]) -> int:
+    """Runs every benchmark, each in a process of its own, and writes what they give to a file; those that fail are named."""
+    results, failed = {}, {}
+    for name, options in BENCHMARKS.items():
+        module = "benchmarks" if name == "trace" else f"benchmarks.{name}"
+        done = subprocess.run([sys.executable, "-m", module, *options, *small], capture_output=True, text=True)
+        if done.returncode:
+            failed[name] = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+            sys.stderr.write(f"{name}: {failed[name]}\n")
+        else:
+            results[name] = json.loads(done.stdout)
+    about = {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformer_lens", "numpy")},
+        "small": bool(small),
+    }
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps({**about, "results": results, "failed": failed}, indent=1), encoding="utf-8")
+    return 1 if failed else 0
+
+
+def processor() -> str:
+    """Returns the processor's name and what its vector units can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def measure(preset: str, prompt: str, max_nodes: int) -> dict[str, float]:
     """Measures one prompt in this process, which has done nothing else yet."""
     torch.set_num_threads(THREADS)
     spliced = cs.load(preset)
@@ -57,7 +120,7 @@ def measure(preset: str, prompt: str) -> dict[str, float]:
     loaded = peak_mib()
     cs.node_effects(spliced, task)
     effects_peak = peak_mib() - loaded
-    circuit = cs.trace(spliced, task, max_nodes=MAX_NODES)
+    circuit = cs.trace(spliced, task, max_nodes=max_nodes)
     trace_peak = peak_mib() - loaded
     bare = median_seconds(forward_and_backward(spliced, task))
     return {
@@ -65,7 +128,7 @@ def measure(preset: str, prompt: str) -> dict[str, float]:
         "edges": circuit.graph.number_of_edges(),
         "forward_backward_seconds": bare,
         "node_effects_ratio": median_seconds(lambda: cs.node_effects(spliced, task)) / bare,
-        "trace_ratio": median_seconds(lambda: cs.trace(spliced, task, max_nodes=MAX_NODES)) / bare,
+        "trace_ratio": median_seconds(lambda: cs.trace(spliced, task, max_nodes=max_nodes)) / bare,
         "node_effects_peak_mib": effects_peak,
         "trace_peak_mib": trace_peak,
     }
@@ -101,7 +164,4 @@ def forward_and_backward(spliced: cs.SplicedModel, task: cs.Task) -> Callable[[]
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        json.dump(measure(sys.argv[1], PROMPTS[sys.argv[2]]), sys.stdout)
-    else:
-        main(sys.argv[1] if len(sys.argv) > 1 else "smollm2")
+    main()

@@ -7,10 +7,9 @@ First paint, and the form that can be filled, against an empty gradio page's; cl
 trace by the library.
 """
 
-import json
 import statistics
-import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -18,6 +17,7 @@ import torch
 from playwright.sync_api import sync_playwright
 
 import circuitsae as cs
+from benchmarks.timing import parser_of, show
 from gradio_app.app import build, launch_options
 from gradio_app.settings import make_settings
 from tests.browser.opened import ARGUMENTS, CHROMIUM
@@ -80,7 +80,12 @@ def forward_seconds(spliced: cs.SplicedModel) -> float:
     return statistics.median(taken)
 
 
-def main(preset: str) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints every figure as JSON."""
+    parser = parser_of(__doc__)
+    parser.add_argument("preset", nargs="?", default="smollm2")
+    args = parser.parse_args(arguments)
+    preset = "tiny" if args.small else args.preset
     with gr.Blocks(analytics_enabled=False) as empty:
         gr.Textbox(label="Prompt")
     settings = make_settings(preset)
@@ -145,9 +150,8 @@ def main(preset: str) -> None:
         browser.close()
     demo.close(verbose=False)
     empty.close(verbose=False)
-    json.dump(result, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    show(result)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "smollm2")
+    main()

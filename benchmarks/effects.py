@@ -14,13 +14,10 @@ The effects are compared first. Seconds are the processor's, in turns with the m
 others on the machine matter less.
 """
 
-import argparse
-import json
 import random
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +25,7 @@ from torch import Tensor
 
 import circuitsae as cs
 from benchmarks.ablation import gpt2_small
+from benchmarks.timing import parser_of, show
 
 STEPS = 10
 POINTS = {"dense": ("hook_resid_post",), "integrated": ("hook_attn_out", "hook_mlp_out", "hook_resid_post")}
@@ -172,22 +170,23 @@ def measure(spliced: cs.SplicedModel, job: str, n_tokens: int) -> dict[str, Any]
     } | compare(given["ours"], given["theirs"])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the jobs and prints their rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--tokens", type=int, nargs="+", default=[16, 64, 128])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--width", type=int, default=24_576)
     parser.add_argument("--jobs", nargs="+", choices=list(POINTS), default=list(POINTS))
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if args.small:
+        args.tokens, args.width = [4], 128
     torch.set_num_threads(args.threads)
     rows = []
     for job in args.jobs:
-        spliced = gpt2_small(args.width, points=POINTS[job])
+        spliced = gpt2_small(args.width, points=POINTS[job], small=args.small)
         rows += [measure(spliced, job, n) for n in args.tokens]
         del spliced
-    json.dump(rows, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    show(rows)
 
 
 if __name__ == "__main__":

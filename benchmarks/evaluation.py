@@ -1,24 +1,31 @@
 """A faithfulness curve of ten sizes as a multiple of the forward passes that it consists of, measured in one run.
 
-    python -m benchmarks.evaluation [PRESET] [TASKS] [REPEATS] > evaluation.json
+    python -m benchmarks.evaluation [PRESET] [--tasks 100] [--repeats 3] > evaluation.json
 
 The passes are the model's own, bare, in batches as large: eleven for every prompt (nine sizes, the given circuit's own and
-the empty circuit; all nodes are the clean run), and two for the clean run with its baseline's. Median of REPEATS (3),
+the empty circuit; all nodes are the clean run), and two for the clean run with its baseline's. Medians,
 interleaved.
 """
 
-import json
 import statistics
-import sys
 import time
+from collections.abc import Sequence
 
 import torch
 
 import circuitsae as cs
+from benchmarks.timing import parser_of, show
 from circuitsae.evaluation.evaluator import GRID
 
 
-def main(preset: str, n: int, repeats: int = 3) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints every figure as JSON."""
+    parser = parser_of(__doc__)
+    parser.add_argument("preset", nargs="?", default="smollm2")
+    parser.add_argument("--tasks", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args(arguments)
+    preset, n, repeats = ("tiny", 2, 1) if args.small else (args.preset, args.tasks, args.repeats)
     torch.set_num_threads(1)
     spliced = cs.load(preset)
     tasks = cs.task_set("ioi", spliced, n=n, aligned=True)
@@ -47,9 +54,8 @@ def main(preset: str, n: int, repeats: int = 3) -> None:
         "curve_over_its_forward_passes": statistics.median(ratios),
         "passes": passes,
     }
-    json.dump(result, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    show(result)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "smollm2", *map(int, sys.argv[2:] or ["100"]))
+    main()

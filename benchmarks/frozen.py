@@ -1,32 +1,48 @@
 """Frozen graphs against circuit-tracer's `attribute()`: the same random GPT-2-small-shaped model, dictionaries and nodes.
 
-    python -m benchmarks.frozen [TOKENS NODES] > frozen.json
+    python -m benchmarks.frozen [--tokens 16 64 128] [--nodes 1024 512 256] > frozen.json
 
 Needs circuit-tracer and a transformer_lens that has HookedTransformer. Each side runs in a process of its own for its
 peak memory, and both once more in one process, where the matrices are compared first and times are taken in turn. One
 thread, float32, transcoders 24,576 wide with 50 features active a position.
 """
 
+import copy
 import importlib
 import json
 import subprocess
 import sys
 import time
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 import circuitsae as cs
-from benchmarks.timing import peak_mib
+from benchmarks.peers import circuit_tracer
+from benchmarks.timing import parser_of, peak_mib, show
 from circuitsae.attribution.contributions import EdgeBatch, FeatureTargets, Sources
 from circuitsae.attribution.edges import EdgeEngine
 from circuitsae.attribution.effects import make_context
 from circuitsae.dictionaries.base import Dictionary
 
-JOBS = ((16, 1024), (64, 512), (128, 256))
-N_LAYERS, D_MODEL, D_SAE, D_VOCAB, ACTIVE = 12, 768, 24_576, 50_257, 50
+TOKENS, NODES = (16, 64, 128), (1024, 512, 256)
+D_VOCAB = 50_257
 HOOK_IN, HOOK_OUT = "hook_resid_mid", "hook_mlp_out"
+
+
+class Shape(NamedTuple):
+    """The model's layers and width, the transcoders' width, and how many of a layer's features are active a position."""
+
+    n_layers: int = 12
+    d_model: int = 768
+    d_sae: int = 24_576
+    active: int = 50
+
+
+SMALL = Shape(2, 64, 256, 8)
+SIDES = ("both", "ours", "theirs")
 
 
 class Words:
@@ -40,17 +56,17 @@ class Words:
         return str(ids)
 
 
-def model() -> tuple[Any, Any, Any]:
+def model(shape: Shape) -> tuple[Any, Any, Any]:
     """Returns the model, its configuration and circuit-tracer's transcoders, seeded."""
     lens = importlib.import_module("transformer_lens")
     cfg = lens.HookedTransformerConfig(
-        n_layers=N_LAYERS,
-        d_model=D_MODEL,
+        n_layers=shape.n_layers,
+        d_model=shape.d_model,
         d_head=64,
-        n_heads=12,
+        n_heads=shape.d_model // 64,
         n_ctx=256,
         d_vocab=D_VOCAB,
-        d_mlp=4 * D_MODEL,
+        d_mlp=4 * shape.d_model,
         act_fn="gelu",
         model_name="random",
         device="cpu",
@@ -61,9 +77,15 @@ def model() -> tuple[Any, Any, Any]:
     generator = torch.Generator().manual_seed(0)
     layers = {}
     with torch.no_grad():
-        for layer in range(N_LAYERS):
+        for layer in range(shape.n_layers):
             made = single.SingleLayerTranscoder(
-                D_MODEL, D_SAE, functions.TopK(ACTIVE), layer, False, device=torch.device("cpu"), dtype=torch.float32
+                shape.d_model,
+                shape.d_sae,
+                functions.TopK(shape.active),
+                layer,
+                False,
+                device=torch.device("cpu"),
+                dtype=torch.float32,
             )
             for parameter in made.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.03)
@@ -74,17 +96,19 @@ def model() -> tuple[Any, Any, Any]:
 def theirs_of(plain: Any, cfg: Any, transcoders: Any) -> Any:
     """Returns circuit-tracer's replacement model, which takes the weights over."""
     name = "circuit_tracer.replacement_model.replacement_model_transformerlens"
-    replacement = importlib.import_module(name).TransformerLensReplacementModel(cfg)
+    replacement = importlib.import_module(name).TransformerLensReplacementModel(
+        copy.deepcopy(cfg)
+    )  # it changes settings
     replacement.load_state_dict(plain.state_dict())
     replacement.tokenizer = Words()
     replacement._configure_replacement_model(transcoders)
     return replacement
 
 
-def ours_of(plain: Any, transcoders: Any) -> cs.SplicedModel:
+def ours_of(plain: Any, transcoders: Any, shape: Shape) -> cs.SplicedModel:
     """Returns our model over the same tensors."""
     dictionaries = []
-    for layer in range(N_LAYERS):
+    for layer in range(shape.n_layers):
         their = transcoders.transcoders[layer]
         tensors = {"W_enc": their.W_enc.T, "b_enc": their.b_enc, "W_dec": their.W_dec, "b_dec": their.b_dec}
         dictionaries.append(
@@ -93,7 +117,7 @@ def ours_of(plain: Any, transcoders: Any) -> cs.SplicedModel:
                 hook_in=f"blocks.{layer}.{HOOK_IN}",
                 hook_outs=f"blocks.{layer}.{HOOK_OUT}",
                 tensors={name: tensor.detach() for name, tensor in tensors.items()},
-                k=ACTIVE,
+                k=shape.active,
             )
         )
     return cs.SplicedModel(plain, dictionaries, skip_positions=[0])
@@ -115,8 +139,9 @@ def edges(spliced: cs.SplicedModel, tokens: list[int], wanted: torch.Tensor) -> 
         number += len(numbers)
         features.append((torch.arange(len(numbers)), numbers))
         here = wanted[wanted[:, 0] == layer]
-        key = nodes.positions * D_SAE + nodes.indices
-        at = torch.searchsorted(key, (here[:, 1] * D_SAE + here[:, 2]).sort().values)
+        d_sae = spliced.dictionaries[layer].d_sae
+        key = nodes.positions * d_sae + nodes.indices
+        at = torch.searchsorted(key, (here[:, 1] * d_sae + here[:, 2]).sort().values)
         totals = nodes.activations[at]
         targets.append(
             FeatureTargets(layer, nodes.positions[at], nodes.indices[at], totals, torch.ones_like(totals), numbers[at])
@@ -155,19 +180,19 @@ def difference(graph: Any, batches: list[EdgeBatch], n_tokens: int) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def compare(n_tokens: int, n_nodes: int, side: str) -> dict[str, Any]:
+def compare(n_tokens: int, n_nodes: int, side: str, shape: Shape) -> dict[str, Any]:
     """Runs one job, both sides or one."""
     torch.set_num_threads(1)
     tokens = [3, *((n * 7919 + 11) % D_VOCAB for n in range(1, n_tokens))]  # theirs wants a special token first
-    plain, cfg, transcoders = model()
+    plain, cfg, transcoders = model(shape)
     generator = torch.Generator().manual_seed(1)
     result: dict[str, Any] = {}
     if side == "ours":
-        spliced = ours_of(plain, transcoders)
-        active = [(n % N_LAYERS, 1 + n % (n_tokens - 1)) for n in range(n_nodes)]
+        spliced = ours_of(plain, transcoders, shape)
+        active = [(n % shape.n_layers, 1 + n % (n_tokens - 1)) for n in range(n_nodes)]
         run = make_context(spliced, cs.Task(tokens, metric=cs.Logit(4))).run
         picked = []
-        for layer in range(N_LAYERS):
+        for layer in range(shape.n_layers):
             f = run.features[layer].features
             at = torch.randperm(len(f.rows), generator=generator)[: sum(a == layer for a, _ in active)]
             picked.append(torch.stack([torch.full_like(at, layer), f.rows[at], f.indices[at]], 1))
@@ -182,7 +207,7 @@ def compare(n_tokens: int, n_nodes: int, side: str) -> dict[str, Any]:
         loaded = peak_mib()
         attribute(replacement, tokens, n_nodes)
         return {"peak_mib": peak_mib() - loaded}
-    spliced = ours_of(plain, transcoders)
+    spliced = ours_of(plain, transcoders, shape)
     start = time.perf_counter()
     graph = attribute(replacement, tokens, n_nodes)
     result["theirs_seconds"] = time.perf_counter() - start
@@ -196,24 +221,38 @@ def compare(n_tokens: int, n_nodes: int, side: str) -> dict[str, Any]:
     return result
 
 
-def main(jobs: tuple[tuple[int, int], ...]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints every figure as JSON."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
+    parser.add_argument("--nodes", type=int, nargs="+", default=NODES, help="as many as --tokens")
+    parser.add_argument("--side", choices=SIDES, help="one job in this process")
+    args = parser.parse_args(arguments)
+    if args.small:
+        args.tokens, args.nodes = [6], [12]
+    if len(args.tokens) != len(args.nodes):
+        parser.error("--tokens and --nodes are as many; one job is one of each")
+    try:
+        circuit_tracer("attribution.attribute", "transcoder.single_layer_transcoder", "replacement_model")
+        _ = importlib.import_module("transformer_lens").HookedTransformer
+    except ImportError as error:
+        parser.error(f"this needs circuit-tracer, and a transformer_lens with HookedTransformer (3.x): {error}")
+    jobs = list(zip(args.tokens, args.nodes, strict=True))
+    if args.side is not None:
+        show([compare(*job, args.side, SMALL if args.small else Shape()) for job in jobs])
+        return
     found = []
     for n_tokens, n_nodes in jobs:
         row: dict[str, Any] = {"tokens": n_tokens, "nodes": n_nodes}
-        for side in ("both", "ours", "theirs"):
-            command = [sys.executable, "-m", "benchmarks.frozen", str(n_tokens), str(n_nodes), side]
-            output = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+        for side in SIDES:
+            command = [sys.executable, "-m", "benchmarks.frozen", "--tokens", str(n_tokens), "--nodes", str(n_nodes)]
+            command += ["--side", side, *(["--small"] if args.small else [])]
+            (output,) = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
             row |= output if side == "both" else {f"{side}_peak_mib": output["peak_mib"]}
         found.append(row)
-    json.dump(found, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    show(found)
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    given = sys.argv[1:]
-    if len(given) == 3:
-        json.dump(compare(int(given[0]), int(given[1]), given[2]), sys.stdout)
-    else:
-        main(((int(given[0]), int(given[1])),) if given else JOBS)
+    main()

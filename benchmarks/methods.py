@@ -8,9 +8,8 @@ strongest (with `--all`: every one) are really ablated. Of each method's own 16 
 wrong sign. Cost is in forward + backward passes of the model over one prompt.
 """
 
-import argparse
-import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 import circuitsae as cs
+from benchmarks.timing import parser_of, show
 from circuitsae.attribution.effects import Context, NodeEffects, make_context
 from circuitsae.attribution.exact import Changes, feature_changes, measure_changes, vector_changes
 from circuitsae.correlation import correlation, ranks
@@ -119,8 +119,9 @@ def _shown(r: float | None) -> str:
     return "undefined" if r is None else f"{r:.2f}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the tables, or every figure as JSON."""
+    parser = parser_of(__doc__)
     parser.add_argument("preset", nargs="?", default="smollm2")
     parser.add_argument("--prompts", nargs="+", choices=PROMPTS, default=list(PROMPTS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -128,7 +129,9 @@ def main() -> None:
         "--all", action="store_true", help="ablate every node, not only those that a method finds strong"
     )
     parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if args.small:
+        args.preset, args.prompts, args.methods = "tiny", ["agreement, one key"], ["attribution-patching", "relp"]
     torch.set_num_threads(2)
     spliced = cs.load(args.preset)
     results = {}
@@ -140,8 +143,7 @@ def main() -> None:
             sys.stdout.write(f"\n{name}: {prompt!r}, {answer!r} against {foil!r}\n\n{table(results[name])}\n")
             sys.stdout.flush()
     if args.json:
-        json.dump({"preset": args.preset, "prompts": results}, sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        show({"preset": args.preset, "prompts": results})
 
 
 if __name__ == "__main__":

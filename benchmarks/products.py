@@ -1,16 +1,15 @@
 """An encoder's product by torch and as `circuitsae.dictionaries.products` does it, in turns, the results compared.
 
-    python -m benchmarks.products [THREADS]
+    python -m benchmarks.products [--threads 1]
 
 Rows are positions of a prompt; weights are read in the ranges in which a dictionary reads them.
 """
 
-import json
-import sys
+from collections.abc import Sequence
 
 import torch
 
-from benchmarks.timing import median_seconds
+from benchmarks.timing import median_seconds, parser_of, show
 from circuitsae.dictionaries.base import RANGE_BYTES
 from circuitsae.dictionaries.products import multiply, openblas
 
@@ -46,13 +45,16 @@ def measure(d_in: int, d_sae: int, n_rows: int) -> dict[str, float]:
     }
 
 
-def main(threads: int) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints every figure as JSON."""
-    torch.set_num_threads(threads)
-    rows = [measure(d_in, d_sae, n) for d_in, d_sae in SHAPES for n in ROWS]
-    json.dump({"threads": threads, "openblas": openblas() is not None, "rows": rows}, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    parser = parser_of(__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    shapes, counts = (((16, 64),), (1,)) if args.small else (SHAPES, ROWS)
+    rows = [measure(d_in, d_sae, n) for d_in, d_sae in shapes for n in counts]
+    show({"threads": args.threads, "openblas": openblas() is not None, "rows": rows})
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    main()

@@ -1,18 +1,17 @@
 """Influence pruning of a graph whose dense matrix would take tens of gigabytes.
 
-    python -m benchmarks.pruning [TOKENS] [EDGES_PER_TARGET] > pruning.json
+    python -m benchmarks.pruning [--tokens 128] [--edges-per-target 64] > pruning.json
 
 A made-up graph of the size that 12 dictionaries of 24k features give (50 active a position), with the strongest 64 edges
 into each target: 76,800 features at 128 tokens. Reported are seconds and the process's whole peak memory, graph included.
 """
 
-import json
-import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.timing import peak_mib
+from benchmarks.timing import parser_of, peak_mib, show
 from circuitsae.graph.influence import prune_by_influence
 from circuitsae.graph.merging import merge_into_errors
 from circuitsae.graph.table import BIAS, ERROR, FEATURE, METRIC, TOKEN, EdgeTable
@@ -53,7 +52,13 @@ def made_up(n_tokens: int, per_target: int) -> EdgeTable:
     return EdgeTable(kinds, sources, targets, contributions, -contributions, start, stand_ins)
 
 
-def main(n_tokens: int, per_target: int) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints every figure as JSON."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--edges-per-target", type=int, default=64)
+    args = parser.parse_args(arguments)
+    n_tokens, per_target = (2, 4) if args.small else (args.tokens, args.edges_per_target)
     table = made_up(n_tokens, per_target)
     before = peak_mib()
     start = time.perf_counter()
@@ -76,9 +81,8 @@ def main(n_tokens: int, per_target: int) -> None:
         "dense_matrix_mib": table.n_nodes**2 * 4 / 2**20,
     }
     assert len(merged) <= len(table)
-    json.dump(result, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    show(result)
 
 
 if __name__ == "__main__":
-    main(*[int(argument) for argument in (*sys.argv[1:], *("128", "64")[len(sys.argv) - 1 :])])
+    main()

@@ -1,11 +1,15 @@
-"""How all benchmarks measure: medians of whole calls, of whole processes, and a process's peak memory."""
+"""What all benchmarks share: medians of whole calls, of whole processes, a process's peak memory, arguments and output."""
 
+import argparse
+import json
 import os
 import resource
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 
 def median_seconds(run: Callable[[], object], repeats: int = 3) -> float:
@@ -28,3 +32,18 @@ def seconds_of(command: Sequence[str]) -> float:
 def peak_mib() -> float:
     """Returns the most memory that this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """Returns a benchmark's parser, which tells what its module's docstring does."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--small", action="store_true", help="the smallest shapes: shows that it works, measures nothing"
+    )
+    return parser
+
+
+def show(result: Any) -> None:
+    """Prints every figure as JSON."""
+    json.dump(result, sys.stdout, indent=1)
+    sys.stdout.write("\n")

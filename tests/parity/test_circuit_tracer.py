@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import circuitsae as cs
+from benchmarks.peers import circuit_tracer
 from circuitsae import names
 from circuitsae.dictionaries.base import Dictionary
 
@@ -34,13 +35,11 @@ def theirs() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("circuit_tracer", reason="circuit-tracer is not installed here")
-        constants = importlib.import_module("huggingface_hub.constants")
-        if not hasattr(constants, "HF_HUB_ENABLE_HF_TRANSFER"):  # gone in huggingface_hub 1; its downloads ask for it
-            constants.HF_HUB_ENABLE_HF_TRANSFER = False  # pyright: ignore[reportAttributeAccessIssue]
-        for module in ("attribution.attribute", "transcoder.cross_layer_transcoder", "replacement_model"):
-            importlib.import_module(f"circuit_tracer.{module}")
-        importlib.import_module("circuit_tracer.replacement_model.replacement_model_transformerlens")
-    return importlib.import_module("circuit_tracer")
+        return circuit_tracer(
+            "attribution.attribute",
+            "transcoder.cross_layer_transcoder",
+            "replacement_model.replacement_model_transformerlens",
+        )
 
 
 @pytest.fixture(autouse=True)
