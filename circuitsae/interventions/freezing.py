@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from circuitsae.attribution.context import Context
-from circuitsae.errors import UnknownNameError
+from circuitsae.errors import SpliceError, UnknownNameError
 from circuitsae.model import points
 from circuitsae.model.checks import require
-from circuitsae.model.hooks import Hook
+from circuitsae.model.hooks import Constant, Hook
 
 WAYS = ("free", "frozen")
 
@@ -59,10 +59,16 @@ def clean_hooks(context: Context, names: list[str]) -> list[tuple[str, Hook]]:
         kept: dict[str, Tensor] = {}
 
         def keep(name: str) -> Hook:
-            def hook(x: Tensor) -> None:
+            def hook(x: Tensor) -> Tensor:
+                if name in kept and not torch.equal(kept[name], x):
+                    raise SpliceError(
+                        f"The hook point {name!r} fires several times in one pass of {context.spliced.hooked.family}, with "
+                        "values that differ, so none can be put back; leave attention and normalisation free."
+                    )
                 kept[name] = x.detach()
+                return x
 
-            return hook
+            return Constant(hook)
 
         run, hooks = context.run, [(name, keep(name)) for name in names]
         with torch.no_grad():
@@ -78,6 +84,6 @@ def clean_hooks(context: Context, names: list[str]) -> list[tuple[str, Hook]]:
                 value = value.repeat(len(x) // len(value), *[1] * (x.ndim - 1))
             return value.expand_as(x)
 
-        return hook
+        return Constant(hook)
 
     return [(name, put_back(name)) for name in names]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from circuitsae.errors import CircuitsaeError, SpliceError
 from circuitsae.model import points
-from circuitsae.model.hooks import Hook, HookedModel, Watch
+from circuitsae.model.hooks import Constant, Hook, HookedModel, Watch
 from circuitsae.model.probes import Probe, reaches, tolerance, vjp
 from circuitsae.model.runs import EMBED, Readout, forward
 from circuitsae.model.spliced import SplicedModel
@@ -68,7 +68,7 @@ def freezes(spliced: SplicedModel) -> list[tuple[str, Hook]]:
 
 def detaching(names: Sequence[str]) -> list[tuple[str, Hook]]:
     """Returns hooks that detach what passes these hook points."""
-    return [(name, lambda x: x.detach()) for name in names]
+    return [(name, Constant()) for name in names]
 
 
 def verify(spliced: SplicedModel, *, edges: bool = False, frozen: bool = False) -> None:

@@ -60,6 +60,23 @@ class Watch:
         return None
 
 
+class Constant:
+    """A hook that makes constants of what passes, right however often its hook point fires in a pass.
+
+    A HookedTransformer normalises three times before attention, for queries, keys and values.
+
+    Args:
+        hold: Gives the constant for a value.
+    """
+
+    def __init__(self, hold: Callable[[Tensor], Tensor] = Tensor.detach) -> None:
+        self.hold = hold
+
+    def __call__(self, x: Tensor) -> Tensor | None:
+        """Returns the constant."""
+        return self.hold(x)
+
+
 # What a Bridge's modules keep of their last run, and with it the whole tape: the attention pattern; on 3.9 a norm's input.
 _LEFTOVERS = ("_pattern", "_last_input_before_norm")
 
@@ -203,7 +220,7 @@ class HookedModel:
         for number, (name, hook) in enumerate(hooks):
             if isinstance(hook, Watch):
                 continue
-            if seen[number] > 1:
+            if seen[number] > 1 and not isinstance(hook, Constant):
                 raise SpliceError(
                     f"The hook point {name!r} fires {seen[number]} times in one pass of {self.family}, so there is not one "
                     "value there that a number could be about; use one that fires once, such as 'blocks.0.hook_mlp_out'."

@@ -41,3 +41,10 @@ def test_trace_on_hooked_transformer() -> None:
     up, down = (cs.intervene(spliced, task, [cs.Add(node, s)]).metric_after for s in (step, -step))
     slope = (up - down) / (2 * step)
     assert circuit[node]["effect"] == pytest.approx(-slope * circuit[node]["activation"], rel=1e-4, abs=1e-8)
+    # Its norm before attention fires for queries, keys and values.
+    frozen = {"attention": "frozen", "normalisation": "frozen"}
+    edit = [cs.Scale(node, 0.0)]
+    assert cs.intervene(spliced, task, edit, **frozen).metric_after != cs.intervene(spliced, task, edit).metric_after
+    mlps = cs.SplicedModel(model, [dictionary(f"blocks.{layer}.hook_mlp_out") for layer in range(2)])
+    graph = cs.trace(mlps, task, max_nodes=12, linearisation="frozen")
+    assert graph.graph.number_of_edges() > 12
