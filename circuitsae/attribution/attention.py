@@ -27,7 +27,7 @@ from circuitsae import names
 from circuitsae.attribution.blocks import BUDGET, products_together
 from circuitsae.attribution.context import Context
 from circuitsae.attribution.contributions import Rows
-from circuitsae.attribution.edges import EdgeEngine, segment_of, vector_products
+from circuitsae.attribution.edges import EdgeEngine, vector_products
 from circuitsae.attribution.numbering import EveryNode
 from circuitsae.errors import InputError, MissingExtraError, SpliceError
 from circuitsae.model import points
@@ -38,7 +38,6 @@ from circuitsae.model.spliced import SplicedModel
 
 # No score is so low; what masks one is far below.
 _MASKED = -1e4
-_PARTS = ("hook_q", "hook_k", "hook_attn_scores", "hook_pattern")
 
 
 @dataclass(frozen=True)
@@ -178,12 +177,12 @@ def score_pairs(
     totals = torch.cat([form.query[:-1], side]).to(dtype)
 
     tape: dict[str, Tensor] = {}
-    at = {part: f"blocks.{layer}.attn.{part}" for part in _PARTS}
-    low = segment_of(context.spliced, at["hook_q"])
-    _, leaves = engine.tape(low, layer + 1, query + 1, {n: Watch(tape, n) for n in (at["hook_q"], at["hook_k"])})
+    q_name, k_name, *_ = points.scores(layer)
+    low = points.segment_of(context.spliced, q_name)
+    _, leaves = engine.tape(low, layer + 1, query + 1, {n: Watch(tape, n) for n in (q_name, k_name)})
     context.passes["forward"] += 2
     context.passes["backward"] += 2 * d + 1
-    q, k = tape[at["hook_q"]], tape[at["hook_k"]]
+    q, k = tape[q_name], tape[k_name]
     at_q, at_k = q.new_zeros(2 * d + 1, *q.shape), k.new_zeros(2 * d + 1, *k.shape)
     at_q[:d, 0, query, head] = torch.eye(d, dtype=q.dtype, device=q.device)
     at_k[d:, 0, :, form.kv] = torch.einsum("k,kij->ikj", weights, form.matrix[:, :, :-1]).to(k.dtype)
@@ -242,7 +241,7 @@ def _measure(context: Context, layer: int, head: int, query: int) -> _Form:
     """
     spliced, run, n = context.spliced, context.run, query + 1
     hooked = spliced.hooked
-    q_name, k_name, s_name, p_name = (f"blocks.{layer}.attn.{part}" for part in _PARTS)
+    q_name, k_name, s_name, p_name = points.scores(layer)
     clean: dict[str, Tensor] = {}
     leaves: dict[str, Tensor] = {}
 
@@ -347,8 +346,8 @@ def _check(spliced: SplicedModel, layer: int, head: int, top: int) -> None:
             raise InputError(f"{what} is {value!r}; expected 0 to {limit - 1}.")
     if not isinstance(top, int) or isinstance(top, bool) or top < 1:
         raise InputError(f"top is {top!r}; expected how many pairs to list, at least 1.")
-    for part in _PARTS:
-        if not spliced.hooked.has(name := f"blocks.{layer}.attn.{part}"):
+    for name in points.scores(layer):
+        if not spliced.hooked.has(name):
             raise _no_product(spliced, name, "the model has no hook point")
 
 

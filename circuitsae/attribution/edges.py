@@ -410,7 +410,7 @@ class EdgeEngine:
         """Runs layers `low` to below `high` with a leaf at every hook point written, and one where they are entered.
 
         Args:
-            low: A layer where a segment starts (see `segment_of`).
+            low: A layer where a segment starts (see `points.segment_of`).
             high: The layer before which the pass ends.
             n_tokens: The positions that are computed, from the first on.
             watch: Further hooks, for hook points that fire there.

@@ -237,6 +237,11 @@ def heads(layer: int) -> tuple[str, str, str, str]:
     return of(layer, "attn.hook_v"), of(layer, "attn.hook_z"), pattern(layer), of(layer, "attn.o.hook_out")
 
 
+def scores(layer: int) -> tuple[str, str, str, str]:
+    """Returns the names of queries, keys, the scores that these make, and the pattern."""
+    return of(layer, "attn.hook_q"), of(layer, "attn.hook_k"), of(layer, "attn.hook_attn_scores"), pattern(layer)
+
+
 def value_inputs(layer: int) -> tuple[str, ...]:
     """Returns the names of what a layer's values may be made of, the nearest first."""
     return tuple(of(layer, part) for part in _VALUE_INPUTS)
