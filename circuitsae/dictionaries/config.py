@@ -7,7 +7,7 @@ Sources: `SAEConfig` and its subclasses in `sae_lens/saes/*.py`, `handle_pre_6_0
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -154,8 +154,7 @@ def parse_config(
     reshape = cfg.get("reshape_activations") or "none"
     if reshape not in ("none", "hook_z"):
         raise DictionaryError(f"{origin} asks for reshape_activations {reshape!r}; expected 'none' or 'hook_z'.")
-    named_z = ("_z", ".o.hook_in")  # TransformerLens' two names for the same hook point
-    if reshape == "hook_z" and metadata.get("hook_name") and not str(metadata["hook_name"]).endswith(named_z):
+    if reshape == "hook_z" and metadata.get("hook_name") and reshape_at(str(metadata["hook_name"])) == "none":
         raise DictionaryError(
             f"{origin} asks for reshape_activations 'hook_z' at {metadata['hook_name']}, which is no hook_z."
         )
@@ -251,6 +250,11 @@ def to_saelens(config: DictionaryConfig, d_in: int, d_sae: int, d_out: int, dtyp
     if architecture.needs_k:
         cfg |= {"k": config.k, "rescale_acts_by_decoder_norm": config.rescale_acts_by_decoder_norm}
     return cfg | {"metadata": metadata}
+
+
+def reshape_at(hook: str) -> Literal["hook_z", "none"]:
+    """Returns `reshape_activations` of a dictionary at a hook point: attention heads' outputs go by two names."""
+    return "hook_z" if hook.endswith(("_z", ".o.hook_in")) else "none"
 
 
 def _is_before_6(version: Any) -> bool:

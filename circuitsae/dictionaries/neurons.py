@@ -18,7 +18,7 @@ from torch import Tensor
 
 from circuitsae.dictionaries.active import Encoding, SparseFeatures
 from circuitsae.dictionaries.base import Dictionary
-from circuitsae.dictionaries.config import DictionaryConfig
+from circuitsae.dictionaries.config import DictionaryConfig, reshape_at
 from circuitsae.dictionaries.weights import MemoryWeights
 from circuitsae.errors import InputError
 
@@ -31,8 +31,7 @@ def identity_dictionary(hook: str, d: int, *, prepend_bos: bool = True) -> "Neur
     """
     if d < 1:
         raise InputError(f"A neuron dictionary has one feature per coordinate of its hook point; {d} is no width.")
-    reshape = "hook_z" if hook.endswith("hook_z") else "none"
-    config = DictionaryConfig("identity", hook, (hook,), reshape_activations=reshape, prepend_bos=prepend_bos)
+    config = DictionaryConfig("identity", hook, (hook,), reshape_activations=reshape_at(hook), prepend_bos=prepend_bos)
     return NeuronDictionary(config, d)
 
 

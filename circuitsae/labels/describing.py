@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuitsae import __version__
 from circuitsae.dictionaries.base import Dictionary
+from circuitsae.dictionaries.config import reshape_at
 from circuitsae.errors import InputError, TaskError
 from circuitsae.labels.parquet import ParquetLabels, write_store
 from circuitsae.labels.records import Context, Description, short_label
@@ -431,7 +432,7 @@ def promoted_tokens(
 def _residual_rows(model: Any, dictionary: Dictionary, indices: Tensor) -> Tensor | None:
     rows = sum(dictionary.decoder_rows(indices, out) for out in range(len(dictionary.hook_outs)))
     assert isinstance(rows, Tensor)
-    if not dictionary.hook_outs[0].endswith("hook_z"):
+    if reshape_at(dictionary.hook_outs[0]) == "none":
         return rows
     layer = layer_of(dictionary.hook_outs[0])
     try:

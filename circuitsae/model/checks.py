@@ -197,7 +197,7 @@ def check_cuts(spliced: SplicedModel) -> list[Check]:
     Where embeddings go on to every layer (Zamba2), what they bring directly would be missed.
     """
     text = "that nothing passes beside the residual stream"
-    cuts = [name for name in spliced.written if points.part(name) in ("hook_resid_pre", "hook_resid_post")]
+    cuts = [name for name in spliced.written if points.entered(name) is not None]
     raw: dict[str, Tensor] = {}
     leaves: dict[str, Tensor] = {}
 

@@ -12,6 +12,7 @@ from circuitsae.labels.describing import N_BINS, Recipe, describe, gather, promo
 from circuitsae.labels.parquet import ParquetLabels
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.task.vocabulary import Vocabulary
+from tests.attribution.architectures import dictionary
 
 TEXT = (
     "When Mary and John went to the store, John gave a drink to Mary. The keys to the cabinet are old. "
@@ -158,6 +159,20 @@ def test_promoted_tokens_are_those_of_the_logit_lens_by_hand(spliced: SplicedMod
     assert downs[7].tolist() == (-logits).topk(4).indices.tolist()
     torch.testing.assert_close(amounts[7], logits.topk(4).values, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(falls[7], -(-logits).topk(4).values, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["attn.hook_z", "attn.o.hook_in"])
+def test_rows_at_heads_outputs_go_through_the_output_product_by_either_name(spliced: SplicedModel, name: str) -> None:
+    heads = dictionary(f"blocks.1.{name}", width=spliced.d_model)
+    gpt = spliced.model.original_model
+    with torch.no_grad():
+        product = spliced.model.blocks[1].attn.o.original_component.weight  # GPT-2 multiplies from the left
+        row = heads.decoder_rows(torch.tensor([7]))[0].to(product) @ product
+        centred = (row - row.mean()) / (row.var(unbiased=False) + spliced.model.cfg.eps).sqrt()
+        logits = gpt.lm_head.weight @ (centred * gpt.transformer.ln_f.weight)
+    found = promoted_tokens(spliced, heads, n=4)
+    assert found is not None
+    torch.testing.assert_close(found[1][7], logits.topk(4).values, rtol=1e-4, atol=1e-4)
 
 
 def test_the_store_says_what_it_was_made_of(spliced: SplicedModel, text: Path, store: ParquetLabels) -> None:

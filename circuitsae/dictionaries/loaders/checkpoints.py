@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from circuitsae.dictionaries.base import Dictionary
-from circuitsae.dictionaries.config import DictionaryConfig
+from circuitsae.dictionaries.config import DictionaryConfig, reshape_at
 from circuitsae.dictionaries.loaders.plugin import Folder, Format
 from circuitsae.dictionaries.loaders.tensors import PickledWeights, read_pickle, tensors_of
 from circuitsae.dictionaries.reader import read_json
@@ -65,7 +65,7 @@ def _open(folder: Folder, name: str, *, alone: bool) -> Dictionary:
     path = folder.path / name
     where, at, revision = folder.source.partition("@")
     source = folder.source if alone or where.endswith(name) else f"{where}/{name}{at}{revision}"
-    k, applies, reshape, turned = None, False, "none", True
+    k, applies, turned = None, False, True
     if match := _RESIDUAL.fullmatch(name):
         architecture, hook = "standard", f"blocks.{int(match[1])}.hook_resid_post"
     elif match := _QWEN.fullmatch(name):
@@ -79,7 +79,6 @@ def _open(folder: Folder, name: str, *, alone: bool) -> Dictionary:
             hook = folder.hook_in or ""
         if not hook:
             raise DictionaryError(f"{path} names no hook point (act_name); say it with hook_in=.")
-        reshape = "hook_z" if hook.endswith("hook_z") else "none"
     hook = folder.hook_in or hook
     config = DictionaryConfig(
         architecture,
@@ -87,7 +86,7 @@ def _open(folder: Folder, name: str, *, alone: bool) -> Dictionary:
         tuple(folder.hook_outs or (hook,)),
         k=k,
         apply_b_dec_to_input=applies,
-        reshape_activations=reshape,
+        reshape_activations=reshape_at(hook),
     )
     read = lambda: _tensors(tensors_of(read_pickle(path), path), path, turned)  # noqa: E731
     return Dictionary(config, PickledWeights(path, read), source=source)

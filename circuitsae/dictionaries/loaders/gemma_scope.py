@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitsae.dictionaries.base import Dictionary
-from circuitsae.dictionaries.config import DictionaryConfig
+from circuitsae.dictionaries.config import DictionaryConfig, reshape_at
 from circuitsae.dictionaries.loaders.plugin import Folder, Format
 from circuitsae.dictionaries.loaders.tensors import Archive, ArchiveWeights, MixedWeights
 from circuitsae.dictionaries.reader import SafetensorsFile, read_json
@@ -106,7 +106,7 @@ def open_params(path: Path, hooks: Sequence[str], *, source: str) -> Dictionary:
         architecture=kind,
         hook_in=hooks[0],
         hook_outs=tuple(hooks[1:]),
-        reshape_activations="hook_z" if hooks[0].endswith("hook_z") else "none",
+        reshape_activations=reshape_at(hooks[0]),
     )
     return Dictionary(config, weights, source=source)
 
