@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -398,7 +399,7 @@ class EdgeEngine:
                     below = entry.new_zeros(max(ends), *entry.shape[1:]) if below is None else below
                     below[part] = entry
                 for name, j in found.items():
-                    rows.add(name, j[:, 0].to(dtype).flatten(2).transpose(0, 1), first)
+                    rows.add(name, rearrange(j[:, 0].to(dtype), "target pos ... -> pos target (...)"), first)
                 if told is not None:
                     told((number + part.stop / max(ends)) / len(pieces))
             above = below

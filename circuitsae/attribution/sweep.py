@@ -200,7 +200,8 @@ class Traced:
             )
             for name, j in zip(names, found, strict=True):
                 if j is not None:
-                    parts.setdefault(name, []).append(j.flatten(3)[:, 0, :n_pos].transpose(0, 1).to(g.dtype))
+                    j = rearrange(j[:, 0, :n_pos], "target pos ... -> pos target (...)")
+                    parts.setdefault(name, []).append(j.to(g.dtype))
         return {name: torch.cat(p, 1) for name, p in parts.items()}
 
 

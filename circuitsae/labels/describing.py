@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from circuitsae import __version__
@@ -436,10 +437,10 @@ def _residual_rows(model: Any, dictionary: Dictionary, indices: Tensor) -> Tenso
         return rows
     layer = layer_of(dictionary.hook_outs[0])
     try:
-        w_out = model.blocks[layer].attn.W_O  # [head, d_head, d_model]
+        w_out = model.blocks[layer].attn.W_O.detach()
     except AttributeError:
         return None
-    return rows @ w_out.detach().flatten(0, 1).to(rows)
+    return rows @ rearrange(w_out, "head d_head d_model -> (head d_head) d_model").to(rows)
 
 
 def describe_features(

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from einops import rearrange
+
 from circuitsae.errors import FetchError
 from circuitsae.progress import Progress, report
 
@@ -92,8 +94,7 @@ def _hf_name(path: Path, stem: str) -> str:
 
 def _unpermuted(weight: Any, heads: int) -> Any:
     """llama.cpp interleaves the two halves that rotary embedding pairs; transformers keeps them apart."""
-    rows, columns = weight.shape
-    return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns).copy()
+    return rearrange(weight, "(head pair half) column -> (head half pair) column", head=heads, half=2).copy()
 
 
 def _config(fields: _Fields, weights: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -150,7 +151,7 @@ def exact_softmax(
     for which in torch.arange(len(nodes.positions), device=clean.device).split(size):
         added = nodes.added(which)
         changed = pattern([(h, nodes.positions[which], v) for h, v in added.items()], len(which)) - clean
-        result[:, which] = torch.einsum("nhqk,phqk->pn", changed, gradients)
+        result[:, which] = einsum(changed, gradients, "node head query key, run head query key -> run node")
         context.passes["forward"] += len(which) / spliced.n_layers
     return result
 
