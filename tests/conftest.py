@@ -19,7 +19,7 @@ import torch
 from hypothesis import settings
 
 # Shapes and types of every call in these rooms are checked while testing. An int where a float is asked for is right.
-CHECKED = ("dictionaries", "model")
+CHECKED = ("attribution", "dictionaries", "evaluation", "interventions", "model")
 jaxtyping.install_import_hook(
     [f"circuitsae.{room}" for room in CHECKED], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )

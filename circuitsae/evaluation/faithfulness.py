@@ -9,7 +9,7 @@ import numpy as np
 from circuitsae.attribution.context import Context
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.evaluation.measuring import ERRORS, Cut, Errors, measure_cuts
-from circuitsae.evaluation.ranking import NodeTable, Numbers, Owners, Ranking, parsed, ranked
+from circuitsae.evaluation.ranking import NodeTable, Numbers, Owners, Ranking, Reals, parsed, ranked
 from circuitsae.evaluation.statistics import share_of
 
 
@@ -120,7 +120,7 @@ def _pool(context: Context, owners: Owners, *, with_errors: bool) -> Iterable[tu
         yield np.full(len(number), len(owners.sites) + n), number
 
 
-def _drawn(table: NodeTable, inside: "np.ndarray[Any, Any]", draw: np.random.Generator) -> Ranking:
+def _drawn(table: NodeTable, inside: Reals, draw: np.random.Generator) -> Ranking:
     """Returns an order that begins with as many random features and error nodes as the set has of each."""
     scores = np.zeros(len(table))
     is_error = table.owner >= len(table.owners.sites)
