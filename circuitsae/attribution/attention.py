@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -191,7 +192,7 @@ def score_pairs(
     for first in range(0, len(totals), size):
         part = slice(first, first + size)
         for name, j in vector_products([(q, at_q[part]), (k, at_k[part])], leaves).items():
-            rows.add(name, j[:, 0].to(dtype).flatten(2).transpose(0, 1), first)
+            rows.add(name, rearrange(j[:, 0].to(dtype), "target pos ... -> pos target (...)"), first)
     batch = rows.finish()
     numbers, place = torch.unique(batch.sources, return_inverse=True)
     sides = torch.zeros(len(numbers), len(totals), dtype=dtype)
