@@ -338,7 +338,7 @@ def test_weights_frozen_by_the_caller_stay_frozen(spliced: cs.SplicedModel, task
 
 
 def test_predictions_hold_on_tiny(spliced: cs.SplicedModel, task: cs.Task) -> None:
-    """Rank correlation of predicted and measured effects over the strongest features; issue 3 asks for 0.8."""
+    """Rank correlation of predicted and measured effects over the strongest features."""
     circuit = cs.trace(spliced, task, max_nodes=100, measure=120)
     pairs = [
         (d["effect"], d["measured_effect"])
