@@ -69,6 +69,17 @@ class NotFiniteError(CircuitsaeError, ArithmeticError):
     """Logits, a metric or effects are NaN or infinite; the message names the first place that is, and what helps."""
 
 
+class FlatMetricError(InputError):
+    """The metric's gradient is zero at the clean run, so that nothing can be predicted from it."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            f"The gradient of the metric ({description}) is zero at the clean run, so every effect predicted from it would "
+            "be 0, and every edge; method='auto' predicts from its curvature, method='ablation' measures effects, of "
+            "node_effects and of intervene, and integrated-gradients takes gradients elsewhere."
+        )
+
+
 class PluginError(CircuitsaeError):
     """A plugin is broken; the message names it and its distribution."""
 

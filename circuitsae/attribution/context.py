@@ -12,7 +12,7 @@ from torch import Tensor
 from circuitsae.attribution.backward import differentiate
 from circuitsae.attribution.baselines import Baseline, FeatureNodes, feature_nodes, make_baseline
 from circuitsae.attribution.nodes import NodeBlock, NodeEffects
-from circuitsae.errors import InputError, UnknownNameError
+from circuitsae.errors import FlatMetricError, InputError, UnknownNameError
 from circuitsae.model.caching import KeyValues, key_values
 from circuitsae.model.checks import freezes, verify
 from circuitsae.model.finite import refuse_effects
@@ -269,7 +269,7 @@ class Context:
     ) -> tuple[dict[str, Float[Tensor, "pos _d_out"]], Float[Tensor, "pos d_model"]]:
         spliced, run = self.spliced, self.run
         if self.readout.vanishes(run.logits[None]):
-            raise InputError(self._flat)
+            raise self._flat
         through = self.gradient == "through-dictionary"
         at = cuts(spliced, run.n_tokens, joined=range(len(spliced.dictionaries)) if through else ())
         found = differentiate(
@@ -311,19 +311,15 @@ class Context:
             )
             value = self.readout.of(captured)
         self.passes["forward"] += 1
-        if captured.logits is not None and self.readout.vanishes(captured.logits):
-            raise InputError(self._flat)
         if run_too:
             kept.run = take_apart(self.spliced, self.task.tokens, captured, self.readout)
+        if captured.logits is not None and self.readout.vanishes(captured.logits):
+            raise self._flat
         return captured, value
 
     @property
-    def _flat(self) -> str:
-        return (
-            f"The gradient of the metric ({self.task.metric.description.get('description')}) is zero at the clean run, so "
-            "every effect predicted from it would be 0, and every edge; method='ablation' measures effects, of "
-            "node_effects and of intervene, and integrated-gradients takes gradients elsewhere."
-        )
+    def _flat(self) -> FlatMetricError:
+        return FlatMetricError(str(self.task.metric.description.get("description")))
 
     def backward(self, value: Tensor, inputs: Sequence[Tensor], *, retain: bool = False) -> list[Tensor]:
         """Returns a metric's gradients by activations of a run, zero where it doesn't depend on them.

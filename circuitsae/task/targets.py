@@ -30,8 +30,9 @@ from circuitsae.task.vocabulary import Vocabulary
 class Divergence:
     """Kullback-Leibler divergence of the model's distribution from its own clean one, `KL(clean || now)`, in nats.
 
-    The mean over positions. It is zero on the clean run and smallest there, so its gradient vanishes: methods
-    that predict from it are refused; `ablation`, `integrated-gradients` and interventions explain it. Cost: one more forward pass.
+    The mean over positions. It is zero on the clean run and smallest there, so its gradient vanishes: methods that predict
+    from it are refused, and so are graphs; `auto` predicts from its curvature, `ablation`, `integrated-gradients` and
+    interventions explain it as others. Cost: one more forward pass.
     """
 
     name: ClassVar[str] = "divergence"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import circuitsae as cs
 from circuitsae import names
 from circuitsae.attribution.context import Context
+from circuitsae.attribution.curvature import principal_curvatures, second_order
 from circuitsae.attribution.effects import NodeEffects, make_context
 from circuitsae.attribution.methods.integrated_gradients import independent_sites, mean_gradients, quadrature
 from circuitsae.attribution.rules import (
@@ -24,10 +25,12 @@ from circuitsae.attribution.rules import (
 )
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.neurons import identity_dictionary
-from circuitsae.errors import InputError, UnknownNameError
+from circuitsae.errors import FlatMetricError, InputError, UnknownNameError
 from circuitsae.model import points
 from circuitsae.model.checks import freezes
+from circuitsae.model.runs import Readout
 from circuitsae.model.spliced import SplicedModel
+from circuitsae.task.metrics import BoundMetric
 from tests.attribution.architectures import D_MODEL, N_LAYERS, TOKENS, bridge, dictionary
 from tests.dictionaries.reference import naive
 
@@ -217,12 +220,69 @@ def test_a_rule_about_factors_is_refused_in_a_mixture_of_experts(method: str, wi
     assert cs.node_effects(spliced, TASK, method="auto", passes=5).method == "auto"  # does without that prediction
 
 
-@pytest.mark.parametrize("method", ["attribution-patching", "auto", "relp", "gim", "atp-star"])
+@pytest.mark.parametrize("method", ["attribution-patching", "relp", "gim", "atp-star"])
 def test_a_metric_that_is_flat_at_the_clean_run_is_refused_where_gradients_predict(method: str) -> None:
     # The first order of a divergence is zero there: what is left is rounding, in any order.
     with pytest.raises(InputError, match=r"gradient of the metric .* is zero at the clean run.*'ablation'"):
         cs.node_effects(saes("llama", 0), cs.Task(TOKENS, metric=cs.Divergence()), method=method)
     assert cs.node_effects(saes("llama", 0), cs.Task(TOKENS, metric=cs.LogProb(7)), method=method).method == method
+
+
+def test_a_graph_of_a_metric_that_is_flat_is_refused() -> None:
+    with pytest.raises(InputError, match=r"and every edge"):
+        cs.trace(saes("llama", 0), cs.Task(TOKENS, metric=cs.Divergence()), method="auto")
+
+
+def test_curvatures_are_the_eigenpairs_of_the_hessian() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(2, 30, generator=generator, dtype=torch.float64)
+    p = logits.softmax(-1)
+
+    def divergence(now: Tensor) -> Tensor:
+        return (p * (p.log() - now.log_softmax(-1))).sum(-1).mean(1)
+
+    values, directions = principal_curvatures(Readout(BoundMetric(divergence, None, {}), 2), logits, 4)
+    hessian = torch.block_diag(*(torch.diag(row) - torch.outer(row, row) for row in p)) / 2
+    expected = torch.linalg.eigvalsh(hessian).flip(0)[:4]
+    assert values.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    for value, direction in zip(values, directions, strict=True):
+        assert float((hessian @ direction.flatten() - value * direction.flatten()).norm()) < 1e-2 * float(value)
+    quartic = BoundMetric(lambda now: (now - logits).pow(4).sum((1, 2)), None, {"description": "quartic"})
+    with pytest.raises(FlatMetricError, match="quartic"):
+        principal_curvatures(Readout(quartic, 2), logits, 4)
+
+
+@pytest.mark.parametrize("gradient", ["pass-through", "through-dictionary"])
+def test_second_order_is_what_small_changes_do(gradient: str) -> None:
+    spliced = saes("gpt2", 1)
+    task = cs.Task(TOKENS, metric=cs.Divergence(position=(2, -1)))
+    context = make_context(spliced, task, method="auto", gradient=gradient)
+    found = list(
+        second_order(context, 100).records(("feature", "error"))
+    )  # 100: as many directions as there are logits
+    found = sorted(found, key=lambda r: -r["effect"])[::40][:6]
+    step = 1e-3
+    for record in found:
+        both = [
+            r.metric_after
+            for r in cs.intervene_many(spliced, task, [[cs.Scale(record["node"], 1 + s)] for s in (step, -step)])
+        ]
+        assert record["effect"] == pytest.approx(sum(both) / 2 / step**2, rel=1e-4, abs=1e-9)
+    assert found[0]["effect"] > 1e-4
+
+
+def test_auto_finds_what_a_divergence_is_made_of(spliced: cs.SplicedModel) -> None:
+    for prompt in ("The keys to the cabinet", "The nurse near the doctors"):
+        task = cs.Task(prompt, metric=cs.Divergence())
+        exact = cs.node_effects(spliced, task, method="ablation", tokens=False)
+        found = cs.node_effects(spliced, task, method="auto")
+        assert sum(found.passes.values()) <= 20
+        size = torch.cat([b.effects.abs() for b in (*exact.features(), *exact.errors())])
+        blocks = [*found.features(), *found.errors()]
+        measured = torch.cat([b.measured for b in blocks if b.measured is not None])
+        assert int(measured[size.argsort(descending=True)[:20]].sum()) >= 16  # 18 where this was written
+        effects = torch.cat([b.effects for b in blocks])
+        torch.testing.assert_close(effects[measured].abs(), size[measured], **CLOSE)
 
 
 def test_a_divergence_is_ablated_as_by_hand() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from circuitsae.attribution.context import Context
 from circuitsae.attribution.costs import Passes, PlannedRun
+from circuitsae.attribution.curvature import second_order
 from circuitsae.attribution.exact import (
     Changes,
     expected_ablations,
@@ -19,7 +20,11 @@ from circuitsae.attribution.exact import (
 )
 from circuitsae.attribution.nodes import NodeBlock, NodeEffects
 from circuitsae.attribution.rules import relevant_mlps
-from circuitsae.errors import InputError
+from circuitsae.errors import FlatMetricError, InputError
+
+# Backward passes that predict where the metric's gradient is zero: directions of the logits in which it curves most. Two to
+# four find equally many of the strongest nodes; more leave fewer passes to ablate them.
+DIRECTIONS = 3
 
 
 class Auto:
@@ -31,6 +36,9 @@ class Auto:
     one of them is large the node is ablated, as many as the passes allow, strongest first: at positions with a large norm,
     such as attention sinks, no gradient at the clean run predicts what is left when one feature is gone. How the
     methods compare is in docs/methods.md.
+
+    Where the metric's gradient is zero at the clean run, as a divergence's is, its curvature predicts (see
+    `attribution.curvature`), at one backward pass for each of three directions.
     """
 
     name: ClassVar[str] = "auto"
@@ -53,15 +61,11 @@ class Auto:
         """See [Method][circuitsae.attribution.effects.Method].
 
         Raises:
-            InputError: The passes don't suffice for the predictions.
+            InputError: The passes don't suffice for the predictions, or the metric has neither gradient nor curvature.
         """
         if options.passes < 4:
             raise InputError(f"{options.passes} passes were allowed; expected at least 4, of which 2 predict.")
-        first = context.effects(*context.gradients())
-        try:
-            second = context.effects(*context.gradients(relevant_mlps(context.spliced)))
-        except InputError:  # a mixture of experts, say: the first prediction stands alone
-            second = first
+        first, second, spent = _predictions(context, options)
         blocks = [b for b in first.blocks if b.kind != "token"]
         others = [b for b in second.blocks if b.kind != "token"]
         spliced = context.spliced
@@ -71,9 +75,8 @@ class Auto:
         effects = [(a.effects + b.effects) / 2 for a, b in zip(blocks, others, strict=True)]
         bounds = [torch.maximum(a.effects.abs(), b.effects.abs()) for a, b in zip(blocks, others, strict=True)]
         offered = [_offered(context, block) for block in blocks]
-        # The two predictions, and the keys and values that ablations start from, are paid for already.
-        left = _left(options)
-        chosen = _affordable(context, places, bounds, offered, left, options.smallest)
+        # The predictions, and the keys and values that ablations start from, are paid for already.
+        chosen = _affordable(context, places, bounds, offered, 2 * options.passes - spent - 1.5, options.smallest)
         found = measure_changes(context, [p.part(w.nonzero().flatten()) for p, w in zip(places, chosen, strict=True)])
         for values, which, measured in zip(effects, chosen, found, strict=True):
             values[which] = measured
@@ -91,6 +94,19 @@ class Auto:
         everything = expected_ablations(planned, tokens=False)
         ablated = Passes(min(_left(options) + 1.5, everything.forward), together=everything.together, at_most=True)
         return predicted + ablated
+
+
+def _predictions(context: Context, options: Auto.Options) -> tuple[NodeEffects, NodeEffects, float]:
+    """Returns two predictions, and the forward and backward passes that they took."""
+    try:
+        first = context.effects(*context.gradients())
+    except FlatMetricError:
+        curved = second_order(context, DIRECTIONS)
+        return curved, curved, 2 + DIRECTIONS
+    try:
+        return first, context.effects(*context.gradients(relevant_mlps(context.spliced))), 4
+    except InputError:  # a mixture of experts, say: the first prediction stands alone
+        return first, first, 4
 
 
 def _left(options: Auto.Options) -> float:
