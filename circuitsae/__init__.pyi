@@ -3,6 +3,7 @@
 from circuitsae.attribution.attention import AttentionScore as AttentionScore
 from circuitsae.attribution.effects import NodeEffects as NodeEffects
 from circuitsae.attribution.effects import node_effects as node_effects
+from circuitsae.attribution.heads import EdgeHeads as EdgeHeads
 from circuitsae.dictionaries.base import Dictionary as Dictionary
 from circuitsae.errors import CircuitsaeError as CircuitsaeError
 from circuitsae.evaluation.evaluator import evaluate as evaluate
@@ -10,7 +11,10 @@ from circuitsae.evaluation.faithfulness import Faithfulness as Faithfulness
 from circuitsae.evaluation.learned import LearnedMask as LearnedMask
 from circuitsae.evaluation.learned import learn_mask as learn_mask
 from circuitsae.evaluation.result import Evaluation as Evaluation
+from circuitsae.explaining import Explanation as Explanation
 from circuitsae.explaining import attention as attention
+from circuitsae.explaining import explain as explain
+from circuitsae.explaining import heads as heads
 from circuitsae.graph.aggregation import aggregate as aggregate
 from circuitsae.graph.circuit import Circuit as Circuit
 from circuitsae.graph.comparison import Comparison as Comparison

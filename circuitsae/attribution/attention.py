@@ -184,14 +184,17 @@ def score_pairs(
     context.passes["forward"] += 2
     context.passes["backward"] += 2 * d + 1
     q, k = tape[q_name], tape[k_name]
-    at_q, at_k = q.new_zeros(2 * d + 1, *q.shape), k.new_zeros(2 * d + 1, *k.shape)
-    at_q[:d, 0, query, head] = torch.eye(d, dtype=q.dtype, device=q.device)
-    at_k[d:, 0, :, form.kv] = torch.einsum("k,kij->ikj", weights, form.matrix[:, :, :-1]).to(k.dtype)
+    at_k = torch.einsum("k,kij->ikj", weights, form.matrix[:, :, :-1]).to(k.dtype)
     rows = Rows(engine.origins, totals, torch.ones_like(totals), torch.arange(len(totals), device=totals.device))
     size = products_together(context.spliced, query + 1, len(leaves))
     for first in range(0, len(totals), size):
-        part = slice(first, first + size)
-        for name, j in vector_products([(q, at_q[part]), (k, at_k[part])], leaves).items():
+        numbers = torch.arange(first, min(first + size, len(totals)), device=q.device)
+        seeds_q, seeds_k = q.new_zeros(len(numbers), *q.shape), k.new_zeros(len(numbers), *k.shape)
+        own = numbers[numbers < d]
+        seeds_q[own - first, 0, query, head, own] = 1
+        own = numbers[numbers >= d]
+        seeds_k[own - first, 0, :, form.kv] = at_k[own - d]
+        for name, j in vector_products([(q, seeds_q), (k, seeds_k)], leaves).items():
             rows.add(name, rearrange(j[:, 0].to(dtype), "target pos ... -> pos target (...)"), first)
     batch = rows.finish()
     numbers, place = torch.unique(batch.sources, return_inverse=True)

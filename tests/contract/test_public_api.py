@@ -24,6 +24,8 @@ SIGNATURES = {
     "baseline=None, circuit=None, nodes=None, skip_positions=None)",
     "intervene_many": "(spliced, task, choices, *, progress=None, **settings)",
     "attention": "(session, layer, head, query, key, *, relative=True, top=20)",
+    "heads": "(session, edges)",
+    "explain": "(session, source, target, *, relative=True, top=5)",
     "generate": "(spliced, prompt, edits, *, max_new_tokens=20, temperature=0.0, top_k=None, top_p=None, seed=0, "
     "samples=1, stop_at_end=True, baseline=None, skip_positions=None, use_cache=True, progress=None)",
     "scan_ablation": "(spliced, tasks, *, kinds=('feature', 'error'), sites=None, position=None, top=None, "
