@@ -13,7 +13,7 @@ from torch import Tensor
 from circuitsae.attribution.factors import factors
 from circuitsae.model import points
 from circuitsae.model.checks import detaching, require
-from circuitsae.model.hooks import Hook
+from circuitsae.model.hooks import Hook, Passed
 from circuitsae.model.spliced import SplicedModel
 
 Hooks = list[tuple[str, Hook]]
@@ -44,15 +44,11 @@ def relevant_mlps(spliced: SplicedModel) -> Hooks:
     hooks: Hooks = []
     for mlp in factors(spliced):
         seen: dict[str, Tensor] = {}
-        hooks.append((mlp.pre, _keeping(seen, "gate")))
+        hooks.append((mlp.pre, Passed(seen, "gate")))
         if mlp.linear is not None:
-            hooks.append((mlp.linear, _keeping(seen, "linear")))
+            hooks.append((mlp.linear, Passed(seen, "linear")))
         hooks.append((mlp.post, lambda x, seen=seen: _with_relevance(x, seen)))
     return hooks
-
-
-def _keeping(seen: dict[str, Tensor], name: str) -> Hook:
-    return lambda x: seen.__setitem__(name, x)
 
 
 def _with_relevance(post: Tensor, seen: dict[str, Tensor]) -> Tensor:

@@ -60,6 +60,10 @@ class Watch:
         return None
 
 
+class Passed(Watch):
+    """Keeps what the model goes on with from a hook point: it runs after what is captured or written there."""
+
+
 class Constant:
     """A hook that makes constants of what passes, right however often its hook point fires in a pass.
 

@@ -17,7 +17,7 @@ from circuitsae.dictionaries.base import Dictionary
 from circuitsae.errors import SpliceError, TaskError
 from circuitsae.model import points
 from circuitsae.model.finite import checked
-from circuitsae.model.hooks import Hook, Prefix
+from circuitsae.model.hooks import Hook, Passed, Prefix
 from circuitsae.model.spliced import OnRead, OnWrite, SplicedModel
 from circuitsae.model.tapes import is_long
 from circuitsae.task.metrics import BoundMetric
@@ -287,8 +287,8 @@ def forward(
     """Runs the model once and captures what the dictionaries read and what stands where they write.
 
     With `leaf_embed` the embeddings are a detached leaf that requires a gradient, from which the graph grows.
-    `extra` hooks (freezes, edits) run before the capture at their hook point; those outside the layers that are computed
-    are left out. With `until` the run ends where the residual stream enters that layer, and captures it there.
+    `extra` hooks (freezes, edits) run before the capture at their hook point, `Passed` after it; those outside the layers
+    that are computed are left out. With `until` the run ends where the residual stream enters that layer, and captures it there.
     """
     x_in: dict[int, Tensor] = {}
     x_out: dict[str, Tensor] = {}
@@ -338,7 +338,8 @@ def forward(
         layer = spliced.hooked.layer(name)
         return first <= layer and (until is None or layer < until)
 
-    hooks: list[tuple[str, Hook]] = [(EMBED, at_embed), *((name, hook) for name, hook in extra if computed(name))]
+    extra = [(name, hook) for name, hook in extra if computed(name)]
+    hooks: list[tuple[str, Hook]] = [(EMBED, at_embed), *((n, h) for n, h in extra if not isinstance(h, Passed))]
     if readout.metric is not None and readout.metric.reads is not None and computed(readout.metric.reads):
         hooks.append((readout.metric.reads, observe))
     for layer in residuals_at if until is None else [*residuals_at, until]:
@@ -348,6 +349,7 @@ def forward(
         for name, hook in spliced.splice(read, write)
         if computed(name) and (stop_at is None or spliced.order(name) <= spliced.order(stop_at))
     ]
+    hooks += [(name, hook) for name, hook in extra if isinstance(hook, Passed)]
     if until is not None:
         stop_at = spliced.hooked.residual_name(until)
     scores: list[Tensor] = []
