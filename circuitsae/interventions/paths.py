@@ -9,7 +9,7 @@ from torch import Tensor
 
 from circuitsae import names
 from circuitsae.attribution.effects import Context
-from circuitsae.errors import NodeError, UnknownNameError
+from circuitsae.errors import InputError, NodeError, UnknownNameError
 from circuitsae.interventions.compiling import checked, compile_edits, node_positions
 from circuitsae.interventions.freezing import held_layers
 from circuitsae.interventions.kinds import PathPatch
@@ -81,6 +81,11 @@ def compile_path(context: Context, given: PathPatch, extra: Sequence[tuple[str, 
         return hook
 
     wanted = {r.hook for r in receivers if r.input is not None}
+    if wanted and any(points.part(name) == "hook_scale" for name, _ in extra):
+        raise InputError(
+            f"A path into {min(wanted)!r} can't have normalisation='frozen': what is put there is normalised anew. Let it lead "
+            "to features or the metric, or leave normalisation free."
+        )
     final: list[Tensor] = []
     kept = spliced.hooked.altered(spliced.model.ln_final, lambda args, kwargs: final.append(args[0].detach()))
     with split_inputs(spliced, bool(wanted)), kept:

@@ -372,3 +372,12 @@ def test_freezes_hold_the_clean_values(spliced: cs.SplicedModel, task: cs.Task) 
     assert cs.intervene(spliced, task, [], attention="frozen", normalisation="frozen").effect == pytest.approx(
         0, abs=1e-9
     )
+
+
+def test_a_path_into_a_heads_input_is_refused_with_normalisation_frozen(
+    spliced: cs.SplicedModel, task: cs.Task, strongest: str
+) -> None:
+    # each head's own input is normalised anew, by no hook point that is held
+    path = cs.PathPatch(cs.Ablate(strongest), ["blocks.2.hook_q_input/1"])
+    with pytest.raises(cs.CircuitsaeError, match="normalised anew"):
+        cs.intervene(spliced, task, [path], normalisation="frozen")
