@@ -4,6 +4,9 @@ from circuitsae.attribution.attention import AttentionScore as AttentionScore
 from circuitsae.attribution.effects import NodeEffects as NodeEffects
 from circuitsae.attribution.effects import node_effects as node_effects
 from circuitsae.attribution.heads import EdgeHeads as EdgeHeads
+from circuitsae.batch.opened import Batch as Batch
+from circuitsae.batch.opened import open_batch as open_batch
+from circuitsae.batch.running import run_batch as run_batch
 from circuitsae.dictionaries.base import Dictionary as Dictionary
 from circuitsae.errors import CircuitsaeError as CircuitsaeError
 from circuitsae.evaluation.evaluator import evaluate as evaluate
@@ -59,7 +62,9 @@ from circuitsae.task.targets import Feature as Feature
 from circuitsae.task.targets import Loss as Loss
 from circuitsae.task.targets import TopLogits as TopLogits
 from circuitsae.task.task import Task as Task
+from circuitsae.tracing import node_effects_each as node_effects_each
 from circuitsae.tracing import trace as trace
+from circuitsae.tracing import trace_each as trace_each
 from circuitsae.tracing import trace_many as trace_many
 from circuitsae.tracing.estimates import Estimate as Estimate
 from circuitsae.tracing.estimates import estimate as estimate

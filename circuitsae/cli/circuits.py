@@ -1,6 +1,7 @@
 """What the commands that trace do with their circuit: label it, write it, show it."""
 
 import argparse
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from circuitsae import registry
@@ -11,7 +12,6 @@ from circuitsae.files import check_writable
 
 if TYPE_CHECKING:
     from circuitsae.graph.circuit import Circuit
-    from circuitsae.model.spliced import SplicedModel
 
 STDOUT = "-"
 Outputs = list[tuple[str, str]]
@@ -99,10 +99,15 @@ def write(circuit: "Circuit", outputs: Outputs, console: Console) -> bool:
 
 
 def give(
-    circuit: "Circuit", args: argparse.Namespace, outputs: Outputs, spliced: "SplicedModel", console: Console
+    circuit: "Circuit",
+    args: argparse.Namespace,
+    outputs: Outputs,
+    preset: str | None,
+    dictionaries: Iterable[Any],
+    console: Console,
 ) -> None:
-    """Labels the circuit, writes its files and shows it."""
-    labelling.label(circuit, args.labels, spliced.preset, console, spliced.dictionaries)
+    """Labels the circuit of a preset's model, or of these dictionaries; writes its files and shows it."""
+    labelling.label(circuit, args.labels, preset, console, dictionaries)
     if write(circuit, outputs, console):
         return
     if console.as_json:

@@ -4,14 +4,15 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from circuitsae.cli import options
+from circuitsae.cli.output import Console
 
 if TYPE_CHECKING:
     from circuitsae.model.spliced import SplicedModel
     from circuitsae.task.sets import TaskSet
 
 
-def add_tasks(parser: argparse.ArgumentParser, *, optional: bool = False, n: int = 100) -> None:
-    """Adds the task set."""
+def add_tasks(parser: argparse.ArgumentParser, *, optional: bool = False, n: int | None = 100) -> None:
+    """Adds the task set; without `n`, a file is read to its end."""
     parser.add_argument(
         "tasks",
         nargs="?" if optional else None,
@@ -21,7 +22,11 @@ def add_tasks(parser: argparse.ArgumentParser, *, optional: bool = False, n: int
     )
     group = parser.add_argument_group("tasks")
     group.add_argument(
-        "-n", type=options.positive, default=n, metavar="N", help="tasks to draw, or read at most (%(default)s)"
+        "-n",
+        type=options.positive,
+        default=n,
+        metavar="N",
+        help="tasks to draw, or read at most (%(default)s)" if n else "tasks to draw (100), or read at most (all)",
     )
     group.add_argument("--seed", type=count, default=0, metavar="N", help="of all that is drawn (%(default)s)")
 
@@ -68,7 +73,16 @@ def task_set_of(args: argparse.Namespace, spliced: "SplicedModel", *, aligned: b
 
     if is_task_file(args.tasks):
         return read_tasks(args.tasks, spliced, n=args.n)
-    return task_set(args.tasks, spliced, args.n, args.seed, aligned=aligned)
+    return task_set(args.tasks, spliced, args.n or 100, args.seed, aligned=aligned)
+
+
+def say(tasks: "TaskSet", console: Console) -> None:
+    """Says what of the tasks was left out; where that is most of a file, the command fails at its end."""
+    for problem in (*tasks.notes, *tasks.problems):
+        console.note(problem)
+    if tasks.mostly_bad:
+        console.error(f"{len(tasks.problems):,} rows of {tasks.name} can't be used, and only {len(tasks):,} can.")
+        console.status = 1
 
 
 def evaluation_of(args: argparse.Namespace) -> dict[str, Any]:

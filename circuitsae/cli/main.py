@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "measure what a circuit is worth on a set of tasks",
     "report": "trace and evaluate a set of tasks, as one page",
     "aggregate": "trace a set of tasks, and average the circuits",
+    "batch": "trace a set of tasks of any size into a folder of tables, and go on when called again",
     "tasks": "list the task sets, and their tasks in a model's own words",
     "export": "write a saved circuit in another format",
     "compare": "show what two saved circuits share and where they differ",
@@ -90,7 +91,7 @@ def run(argv: list[str]) -> int:
         with console.only_results_on_stdout():
             args.run(args, console)
         console.flush()
-        return 0
+        return console.status
     except SystemExit as stop:  # argparse has shown its help
         return int(stop.code or 0)
     except BrokenPipeError:  # the reader of stdout has read enough

@@ -45,7 +45,7 @@ class Console:
     """
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
-        self.as_json, self.quiet = as_json, quiet
+        self.as_json, self.quiet, self.status = as_json, quiet, 0
         self._out, self._err = sys.stdout, sys.stderr
         for stream in (self._out, self._err):
             if isinstance(stream, io.TextIOWrapper):

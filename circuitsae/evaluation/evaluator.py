@@ -185,7 +185,7 @@ class _Evaluator:
         self.request, self.progress = request, progress
         self.canonical = {h: spliced.canonical(h) for d in spliced.dictionaries for h in (*d.hook_outs, d.hook_in)}
         self.scores = _scores(circuit)
-        self.tasks = _about_tasks(tasks)
+        self.tasks = about_tasks(tasks)
         positioned = request.positions
         if positioned is None:
             positioned = bool(has_positions(self.scores or ()))
@@ -451,7 +451,8 @@ def _comparisons(
     return found
 
 
-def _about_tasks(tasks: TaskSet | Sequence[Task]) -> dict[str, Any]:
+def about_tasks(tasks: TaskSet | Sequence[Task]) -> dict[str, Any]:
+    """Returns which tasks they are, JSON-able: name, number, sha256, and of a set where it is from."""
     if isinstance(tasks, TaskSet):
         about = {"name": tasks.name, "n": len(tasks), "sha256": tasks.fingerprint, "source": dict(tasks.source)}
         return about | ({"problems": list(tasks.problems)} if tasks.problems else {})

@@ -1,16 +1,17 @@
 """Matching the nodes of different prompts' circuits: by position, by the slots of their common template, or not at all."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from circuitsae import names
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.graph.circuit import Circuit
 
 Align = Literal["position", "template", "sum"]
 ALIGNMENTS: tuple[str, ...] = get_args(Align)
+
+_SHOWN = 3  # texts of one place
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,91 @@ class Alignment:
     places: tuple[tuple[int, ...], ...] | None
     tokens: tuple[str, ...] | None
 
-    def key(self, circuit: int, key: str) -> str:
-        """Returns the common key of one circuit's node."""
-        node = names.parse(key)
-        if not isinstance(node.position, int):
-            return key
-        return str(node.at(None if self.places is None else self.places[circuit][node.position]))
+
+class Aligning:
+    """Finds where the positions of one circuit after another go; of a circuit itself nothing is kept.
+
+    Args:
+        align: See `align_circuits`.
+        slots: By circuit, the slot's name at each position.
+        texts: By circuit, its tokens: for `"template"` without slots, which looks at all prompts before the first.
+
+    Raises:
+        UnknownNameError: There is no such alignment.
+        InputError: Slots that are not asked for.
+    """
+
+    def __init__(
+        self, align: str, slots: Sequence[Sequence[str]] | None = None, texts: Sequence[Sequence[str]] | None = None
+    ) -> None:
+        check_alignment(align, ())
+        if slots is not None and align != "template":
+            raise InputError(f"slots are for align='template'; align={align!r} was given.")
+        self.align, self.slots, self.count = align, slots, 0
+        self._models: set[str] = set()
+        self._fingerprints: dict[str, str] = {}
+        self._number: dict[str, int] = {}
+        self._columns: list[dict[str, None]] | None = None
+        self._common = None if align != "template" or slots is not None else _by_common_tokens(texts or [])
+
+    def add(self, circuit: Circuit) -> tuple[int, ...] | None:
+        """Returns the places of one more circuit's positions, `None` where positions are summed over.
+
+        Raises:
+            InputError: It is of another model or other dictionaries, or can't be aligned so.
+        """
+        self._check_comparable(circuit)
+        number, self.count = self.count, self.count + 1
+        if self.align == "sum":
+            return None
+        if self._common is not None:
+            assert self._common.places is not None
+            return self._common.places[number]
+        texts = tokens_of(circuit)
+        if self.slots is not None:
+            row = self.slots[number] if number < len(self.slots) else ()
+            if len(row) != len(texts):
+                raise InputError(
+                    f"slots has {len(row)} names for circuit {number}; expected one a token of its prompt, {len(texts)}."
+                )
+            return tuple(self._number.setdefault(name, len(self._number)) for name in row)
+        if self._columns is None:
+            self._columns = [{} for _ in texts]
+        check_alignment(self.align, [len(self._columns), len(texts)])
+        for column, text in zip(self._columns, texts, strict=True):
+            if len(column) <= _SHOWN:
+                column[text] = None
+        return tuple(range(len(texts)))
+
+    def tokens(self) -> tuple[str, ...] | None:
+        """Returns the common prompt's texts, once all circuits have been seen; `None` where positions are summed over.
+
+        Raises:
+            InputError: There was no circuit, or there are slots for more.
+        """
+        if not self.count:
+            raise InputError("No circuit was given; expected at least one.")
+        if self.slots is not None and len(self.slots) != self.count:
+            raise InputError(f"slots is for {len(self.slots)} circuits; there are {self.count}.")
+        if self._common is not None:
+            return self._common.tokens
+        if self._columns is not None:
+            return tuple(_joined(column) for column in self._columns)
+        return None if self.align == "sum" else tuple(self._number)
+
+    def _check_comparable(self, circuit: Circuit) -> None:
+        """Refuses circuits whose nodes of one name are different things."""
+        about = circuit.graph.graph
+        self._models |= {str(about.get("model", {}).get("name", ""))} - {""}
+        if len(self._models) > 1:
+            raise InputError(f"The circuits are of different models ({', '.join(sorted(self._models))}); expected one.")
+        for dictionary in about.get("dictionaries", []):
+            site, fingerprint = str(dictionary.get("site", "")), str(dictionary.get("fingerprint", ""))
+            if fingerprint and self._fingerprints.setdefault(site, fingerprint) != fingerprint:
+                raise InputError(
+                    f"The circuits were traced with different dictionaries at {site!r}; a feature of one is no feature of "
+                    "the other."
+                )
 
 
 def align_circuits(circuits: Sequence[Circuit], align: str, slots: Sequence[Sequence[str]] | None = None) -> Alignment:
@@ -47,22 +127,9 @@ def align_circuits(circuits: Sequence[Circuit], align: str, slots: Sequence[Sequ
         UnknownNameError: There is no such alignment.
         InputError: There are no circuits, they are of different models or dictionaries, or can't be aligned so.
     """
-    if not circuits:
-        raise InputError("No circuit was given; expected at least one.")
-    texts = [] if align == "sum" else [_tokens(circuit) for circuit in circuits]
-    lengths = [len(found) for found in texts]
-    check_alignment(align, lengths, slots)
-    _check_comparable(circuits)
-    if align == "sum":
-        return Alignment(None, None)
-    if align == "position":
-        common = tuple(_joined(column) for column in zip(*texts, strict=True))
-        return Alignment(tuple(tuple(range(n)) for n in lengths), common)
-    if slots is None:
-        return _by_common_tokens(texts)
-    number: dict[str, int] = {}
-    places = tuple(tuple(number.setdefault(name, len(number)) for name in row) for row in slots)
-    return Alignment(places, tuple(number))
+    aligning = Aligning(align, slots, [tokens_of(circuit) for circuit in circuits])
+    places = [aligning.add(circuit) for circuit in circuits]
+    return Alignment(None if align == "sum" else tuple(place or () for place in places), aligning.tokens())
 
 
 def check_alignment(align: str, lengths: Sequence[int], slots: Sequence[Sequence[str]] | None = None) -> None:
@@ -89,7 +156,7 @@ def check_alignment(align: str, lengths: Sequence[int], slots: Sequence[Sequence
 
 def _by_common_tokens(texts: Sequence[Sequence[str]]) -> Alignment:
     """Takes the tokens that all prompts have in one order as fixed; what stands between two of them is one slot."""
-    common = list(texts[0])
+    common = list(texts[0]) if texts else []
     for other in texts[1:]:
         matcher = difflib.SequenceMatcher(None, common, other, autojunk=False)
         common = [token for block in matcher.get_matching_blocks() for token in common[block.a : block.a + block.size]]
@@ -108,23 +175,7 @@ def _by_common_tokens(texts: Sequence[Sequence[str]]) -> Alignment:
     return Alignment(tuple(tuple(number[mark] for mark in row) for row in marks), tuple(tokens))
 
 
-def _check_comparable(circuits: Sequence[Circuit]) -> None:
-    """Refuses circuits whose nodes of one name are different things."""
-    models = {str(c.graph.graph.get("model", {}).get("name", "")) for c in circuits} - {""}
-    if len(models) > 1:
-        raise InputError(f"The circuits are of different models ({', '.join(sorted(models))}); expected one.")
-    known: dict[str, str] = {}
-    for circuit in circuits:
-        for dictionary in circuit.graph.graph.get("dictionaries", []):
-            site, fingerprint = str(dictionary.get("site", "")), str(dictionary.get("fingerprint", ""))
-            if fingerprint and known.setdefault(site, fingerprint) != fingerprint:
-                raise InputError(
-                    f"The circuits were traced with different dictionaries at {site!r}; a feature of one is no feature of "
-                    "the other."
-                )
-
-
-def _tokens(circuit: Circuit) -> list[str]:
+def tokens_of(circuit: Circuit) -> list[str]:
     """Returns the prompt's tokens; empty texts up to the last position where the circuit does not record them."""
     recorded: list[str] | None = circuit.graph.graph.get("tokens")
     if recorded is not None:
@@ -133,7 +184,7 @@ def _tokens(circuit: Circuit) -> list[str]:
     return [""] * (max((data.get("position", -1) for data in nodes), default=-1) + 1)
 
 
-def _joined(texts: Sequence[str]) -> str:
+def _joined(texts: Iterable[str]) -> str:
     """Returns the text that stands at one place, or up to three of those that do."""
     found = list(dict.fromkeys(texts))
-    return "|".join(found[:3]) + ("|…" if len(found) > 3 else "")
+    return "|".join(found[:_SHOWN]) + ("|…" if len(found) > _SHOWN else "")

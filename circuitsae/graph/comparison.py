@@ -108,7 +108,10 @@ def compare(
         InputError: The circuits are of different models or dictionaries, or can't be aligned so.
     """
     alignment = align_circuits([a, b], align, slots)
-    (nodes_a, edges_a), (nodes_b, edges_b) = (collapse(c, alignment, n) for n, c in enumerate((a, b)))
+    (nodes_a, edges_a), (nodes_b, edges_b) = (
+        collapse(c, None if alignment.places is None else alignment.places[n], alignment.tokens)
+        for n, c in enumerate((a, b))
+    )
     graph: Graph = nx.DiGraph()
     for key in sorted({**nodes_a, **nodes_b}, key=names.sort_key):
         graph.add_node(key, **_difference(nodes_a.get(key), nodes_b.get(key), _NUMBERS))

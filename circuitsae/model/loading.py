@@ -75,6 +75,7 @@ def load(
         DictionaryError: A dictionary is damaged or does not fit the model.
         FetchError: The model can't be fetched.
     """
+    given = {name: value for name, value in locals().items() if name != "progress"}
     chosen = None if preset is None else find_preset(preset if isinstance(preset, (str, Preset)) else Path(preset))
     if chosen is None and (model is None or dictionaries is None):
         lacking = "dictionaries=[...]" if model is not None else "model=..." if dictionaries is not None else None
@@ -127,6 +128,9 @@ def load(
         preset=None if chosen is None else reference_of(chosen),
     )
     spliced.revision = None if folder is None else _place(folder)[1]
+    named = [model, *(dictionaries if isinstance(dictionaries, list | tuple) else [dictionaries])]
+    if tokenizer is None and all(one is None or isinstance(one, str | os.PathLike) for one in named):
+        spliced.loading = given
     return spliced
 
 

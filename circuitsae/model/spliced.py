@@ -1,7 +1,7 @@
 """A model with dictionaries attached. Nothing is stored on the model itself: hooks live for one forward pass."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,8 @@ class SplicedModel:
         self.preset = preset
         self.revision: str | None = None
         """The commit of the hub's repository that the model is from, where `load` fetched it."""
+        self.loading: Mapping[str, Any] | None = None
+        """The arguments of `load` that give this model in another process, where there are such."""
         cfg = model.cfg
         self.name: str = name or str(getattr(cfg, "model_name", None) or type(model).__name__)
         self.n_layers = self.hooked.n_layers

@@ -29,7 +29,7 @@ def is_task_file(name: str) -> bool:
 def read_tasks(
     path: str | os.PathLike[str], vocabulary: Any, name: str | None = None, *, n: int | None = None
 ) -> TaskSet:
-    """Reads a task set: JSON Lines, a JSON list, CSV or Parquet with the columns clean, patch, answer, foil, perhaps case.
+    """Reads a task set: JSON Lines, a JSON list, CSV or Parquet with the columns clean, answer, foil, perhaps patch and case.
 
     A row that can't be used is left out; `problems` gives its line number and why. Prompts are text or lists of token ids,
     answers a text, an id, or a list of such. The columns of feature-circuits, EAP-IG and MIB are understood too

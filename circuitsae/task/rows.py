@@ -61,7 +61,7 @@ class Row:
         found: dict[str, Any] = {}
         for name, aliases in COLUMNS.items():
             column = next((a for a in aliases if row.get(a) not in (None, "")), None)
-            if column is None and name in NEEDED:
+            if column is None and name in NEEDED and name != "patch":
                 raise TaskError(f"it has no {name!r}; expected {', '.join(NEEDED)}.")
             found[name] = None if column is None else _value(row[column], column, name)
         known = {*YEARS, *_MIB, *(alias for aliases in COLUMNS.values() for alias in aliases)}
@@ -104,7 +104,7 @@ class Row:
 def missing(columns: Collection[str]) -> list[str]:
     """Returns what a table with such columns can't say."""
     lacking = [name for name in NEEDED if not set(COLUMNS[name]) & set(columns)]
-    return [name for name in lacking if name in ("clean", "patch") or not set(YEARS) & set(columns)]
+    return [name for name in lacking if name == "clean" or (name != "patch" and not set(YEARS) & set(columns))]
 
 
 def cell(value: Any) -> str:

@@ -32,7 +32,7 @@ class TaskSet:
 
     Attributes:
         name: What reports call it.
-        tasks: Each with a patch prompt of equal length and a logit difference.
+        tasks: Each with a logit difference, and (but for rows of a file that have none) a patch prompt of equal length.
         cases: What kind each task is (`abba`, `plural`), empty where nothing was said.
         problems: What was left out and why, a sentence each; rows of a file with their line number.
         source: Where it is from, JSON-able: the template, `n` and `seed`, or the file and its sha256.
@@ -74,13 +74,13 @@ class TaskSet:
         return replace(self, tasks=tuple(self.tasks[n] for n in chosen), cases=tuple(self.cases[n] for n in chosen))
 
     def records(self) -> list[dict[str, Any]]:
-        """Returns a plain record a task: clean, patch, answer, foil, case."""
+        """Returns a plain record a task: clean, patch where there is one, answer, foil, case."""
         rows = []
         for task, case in zip(self.tasks, self.cases, strict=True):
             assert isinstance(task.metric, LogitDiff)
             row: dict[str, Any] = {
                 "clean": _plain(task.prompt),
-                "patch": _plain(task.patch),
+                **({} if task.patch is None else {"patch": _plain(task.patch)}),
                 "answer": _plain(task.metric.answer),
                 "foil": _plain(task.metric.foil),
             }
@@ -112,6 +112,11 @@ class TaskSet:
                 table = csv.DictWriter(file, [*NEEDED, "case"], restval="")
                 table.writeheader()
                 table.writerows({k: cell(v) for k, v in row.items()} for row in rows)
+
+    @property
+    def mostly_bad(self) -> bool:
+        """Whether more rows of a file were left out than taken."""
+        return sum(problem.startswith("line ") for problem in self.problems) > len(self.tasks)
 
 
 def task_set(name: str, vocabulary: Any, n: int = 100, seed: int = 0, *, aligned: bool = False) -> TaskSet:

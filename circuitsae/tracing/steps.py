@@ -1,16 +1,18 @@
-"""`trace`, from a task to a circuit, step by step; `trace_many`, from many tasks to their mean."""
+"""`trace`, from a task to a circuit, step by step; `trace_each` and `trace_many`, of many tasks one by one and their mean."""
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
-from circuitsae import names
-from circuitsae.attribution.effects import Context, make_context, run_method
+from circuitsae import names, registry
+from circuitsae.attribution.baselines import BASELINES
+from circuitsae.attribution.edges import LINEARISATIONS
+from circuitsae.attribution.effects import GRADIENTS, Context, NodeEffects, make_context, node_effects, run_method
 from circuitsae.attribution.exact import measure_nodes
-from circuitsae.errors import InputError
-from circuitsae.graph.aggregation import aggregate, check_min_count
+from circuitsae.errors import InputError, UnknownNameError
+from circuitsae.graph.aggregation import average, check_min_count
 from circuitsae.graph.alignment import Align, check_alignment
 from circuitsae.graph.circuit import Circuit
 from circuitsae.graph.merging import merge_into_errors
@@ -26,6 +28,7 @@ from circuitsae.tracing.options import CONTEXT, TraceOptions, of_compat
 from circuitsae.tracing.record import provenance
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_R = TypeVar("_R")
 
 
 def _by_name(run: Callable[[SplicedModel, Task, dict[str, Any]], Circuit]) -> Callable[[_F], _F]:
@@ -151,6 +154,23 @@ def options_of(given: Mapping[str, Any]) -> TraceOptions:
     return TraceOptions.of(_DEFAULTS, given)
 
 
+def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all settings of a trace, what is given by name among its defaults; see `trace`.
+
+    Raises:
+        UnknownNameError: No such method, gradient, baseline, linearisation, kind of targets, pruner or `compat`.
+        InputError: An option out of range.
+    """
+    asked = options_of({name: value for name, value in given.items() if name not in CONTEXT})
+    registry.find("methods", asked.method)
+    registry.find("pruners", asked.graph.prune or "top-k")
+    found = {**dict.fromkeys(CONTEXT), **_DEFAULTS, **given}
+    for name, known in (("linearisation", LINEARISATIONS), ("gradient", GRADIENTS), ("baseline", BASELINES)):
+        if found[name] is not None and found[name] not in known:
+            raise UnknownNameError(name, found[name], known)
+    return found
+
+
 def trace_in(context: Context, asked: TraceOptions) -> Circuit:
     """Returns the circuit behind the metric of a context's task; see `trace`."""
     context = context.asking(
@@ -191,6 +211,43 @@ def trace_in(context: Context, asked: TraceOptions) -> Circuit:
     return Circuit(graph)
 
 
+def trace_each(
+    spliced: SplicedModel, tasks: Iterable[Task], *, progress: Progress | None = None, **options: Any
+) -> Iterator[Circuit]:
+    """Yields the circuit of one task after another, in their order; each is traced when it is asked for, and none is kept.
+
+    Args:
+        spliced: The model with its dictionaries.
+        tasks: Prompts, each with its metric.
+        progress: Called with tasks done, their number (0 where that is not known) and a word; returning `False` cancels.
+        **options: Passed to `trace`.
+
+    Raises:
+        TaskError, InputError: As for `trace`, when the task's turn comes.
+    """
+    yield from _each(trace, spliced, tasks, progress, options)
+
+
+def node_effects_each(
+    spliced: SplicedModel, tasks: Iterable[Task], *, progress: Progress | None = None, **options: Any
+) -> Iterator[NodeEffects]:
+    """Yields the node effects of one task after another, in their order; see `trace_each` and `node_effects`.
+
+    Raises:
+        TaskError, InputError: As for `node_effects`, when the task's turn comes.
+    """
+    yield from _each(node_effects, spliced, tasks, progress, options)
+
+
+def _each(
+    ask: Callable[..., _R], spliced: SplicedModel, tasks: Iterable[Task], progress: Progress | None, options: Any
+) -> Iterator[_R]:
+    total = len(tasks) if isinstance(tasks, Sized) else 0
+    for done, task in enumerate(tasks):
+        report(progress, done, total, "tasks")
+        yield ask(spliced, task, **options)
+
+
 def trace_many(
     spliced: SplicedModel,
     tasks: Sequence[Task],
@@ -201,7 +258,7 @@ def trace_many(
     progress: Progress | None = None,
     **options: Any,
 ) -> Circuit:
-    """Returns the circuit averaged over a set of tasks: each is traced, then all are put together by `aggregate`.
+    """Returns the circuit averaged over a set of tasks: each is traced in turn and added to what `aggregate` gives.
 
     Args:
         spliced: The model with its dictionaries.
@@ -217,12 +274,9 @@ def trace_many(
         raise InputError("There is no task; expected at least one.")
     # What can't be put together is said before the work is done.
     check_min_count(min_count, len(tasks))
-    check_alignment(align, [len(task.prepare(spliced.vocabulary).tokens) for task in tasks], slots)
-    circuits: list[Circuit] = []
-    for done, task in enumerate(tasks):
-        report(progress, done, len(tasks), "tasks")
-        circuits.append(trace(spliced, task, **options))
-    return aggregate(circuits, align=align, slots=slots, min_count=min_count)
+    texts = [task.prepare(spliced.vocabulary).strings for task in tasks]
+    check_alignment(align, [len(row) for row in texts], slots)
+    return average(trace_each(spliced, tasks, progress=progress, **options), align, slots, min_count, texts)
 
 
 def measure_strongest(context: Context, graph: Graph, count: int) -> None:

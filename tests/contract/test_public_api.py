@@ -17,7 +17,11 @@ SIGNATURES = {
     "node_threshold=None, edge_threshold=None, top_edges=None, prune='top-k', merge_pruned=False, skip_positions=None, "
     "skip_nodes=False, drop_positions=(), measure=0, reference=None, compat=None, progress=None, **method_options)",
     "estimate": "(spliced, task, *, graph=True, **settings)",
+    "trace_each": "(spliced, tasks, *, progress=None, **options)",
+    "node_effects_each": "(spliced, tasks, *, progress=None, **options)",
     "trace_many": "(spliced, tasks, *, align='position', slots=None, min_count=1, progress=None, **options)",
+    "run_batch": "(spliced, tasks, folder, *, shard=(1, 1), workers=1, per_file=None, progress=None, **options)",
+    "open_batch": "(folder)",
     "aggregate": "(circuits, *, align='position', slots=None, min_count=1)",
     "compare": "(a, b, *, align='position', slots=None)",
     "intervene": "(spliced, task, edits, *, errors='live', attention='free', normalisation='free', direct_only=False, "

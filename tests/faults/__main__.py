@@ -70,6 +70,7 @@ COMMANDS = [
     Command("tasks", ("tasks", "ioi", "-n", "5", "--preset", "tiny", "-o", "t.jsonl")),
     Command("export", ("export", "{inputs}/circuit.json", "-o", "x.csv", "-o", "x.svg", "-o", "x.graphml")),
     Command("evaluate", ("evaluate", *TASKS, "--store", "store", "-o", "e.json")),
+    Command("batch", ("batch", *TASKS[:5], "--max-nodes", "8", "-o", "b"), 1),
     Command("report", ("report", *TASKS, "--circuits", "1", "--measure", "1", "-o", "r.html"), 1),
     Command("describe", ("describe", "--preset", "tiny", "--text", "{inputs}/text.txt", "-o", "l.parquet"), 1),
     Command("plugins", ("plugins", "new", "mine", "-o", "plugin")),

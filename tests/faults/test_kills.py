@@ -12,14 +12,14 @@ import circuitsae
 
 
 def test_killed_commands_leave_whole_files_and_the_next_run_cleans_up() -> None:
-    """40 kills; more by hand: python -m tests.faults --kills 500."""
+    """42 kills; more by hand: python -m tests.faults --kills 500."""
     root = Path(circuitsae.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, "-m", "tests.faults", "--kills", "40"]
+    command = [sys.executable, "-m", "tests.faults", "--kills", "42"]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=590)
     assert done.returncode == 0, done.stderr[-4000:]
     seen = [json.loads(line) for line in done.stdout.splitlines()]
-    assert seen[-1]["killed"] >= 20 and len(seen) == 12
+    assert seen[-1]["killed"] >= 20 and len(seen) == 13
 
 
 @pytest.mark.parametrize("arguments", [["presets"], ["presets", "--json"], ["--help"]])

@@ -2,6 +2,8 @@
 
 import json
 import math
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +235,27 @@ def test_influence_prunes_a_mean_and_a_file(tmp_path: Path) -> None:
     assert math.isfinite(sum(data["effect"] for data in taking))
     merged.save(tmp_path / "merged.json")
     assert Circuit.load(tmp_path / "merged.json") == merged
+
+
+@pytest.mark.parametrize("align", ["position", "template", "sum"])
+def test_an_iterator_gives_what_a_list_gives_in_any_order_and_nothing_is_kept(align: Any) -> None:
+    circuits = [made_up(seed=i, n_features=20) for i in range(5)]
+    alive: list[weakref.ref[Circuit]] = []
+
+    def one_by_one() -> Iterator[Circuit]:
+        for number in range(5):
+            assert align == "template" or sum(ref() is not None for ref in alive) <= 1
+            made = made_up(seed=number, n_features=20)
+            alive.append(weakref.ref(made))
+            yield made
+            del made
+
+    whole = aggregate(circuits, align=align)
+    for other in (aggregate(one_by_one(), align=align), aggregate(circuits[::-1], align=align)):
+        for key, data in whole.graph.nodes(data=True):
+            numbers = {name for name in data if isinstance(data[name], float)}
+            assert {name: other[key][name] for name in numbers} == {name: data[name] for name in numbers}
+        assert {edge[:2]: edge[2] for edge in whole.graph.edges(data=True)} == {
+            edge[:2]: edge[2] for edge in other.graph.edges(data=True)
+        }
+    assert aggregate(iter(circuits), align=align).graph.graph["prompts"] == whole.graph.graph["prompts"]

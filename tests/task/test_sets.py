@@ -181,8 +181,8 @@ def test_files_that_are_no_task_set(vocabulary: Vocabulary, tmp_path: Path) -> N
     (tmp_path / "x.txt").write_text("a")
     with pytest.raises(InputError, match=r"ends in \.jsonl, \.json"):
         read_tasks(tmp_path / "x.txt", vocabulary)
-    (tmp_path / "x.csv").write_text("clean,answer\na,b\n")
-    with pytest.raises(InputError, match="no column 'patch' and no 'foil'"):
+    (tmp_path / "x.csv").write_text("clean,patch\na,b\n")
+    with pytest.raises(InputError, match="no column 'answer' and no 'foil'"):
         read_tasks(tmp_path / "x.csv", vocabulary)
     (tmp_path / "x.jsonl").write_text('{"clean": "The keys"}\n')
     with pytest.raises(TaskError, match="no task that can be used: line 1"):
@@ -245,3 +245,14 @@ def test_half_a_character_in_a_case_is_written_and_read_back(vocabulary: Vocabul
     tasks.write(tmp_path / "b.jsonl")
     tasks.write(tmp_path / "b.csv")
     assert read_tasks(tmp_path / "b.jsonl", vocabulary).cases == ("a\ud800",)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_rows_need_no_patch_prompt(suffix: str, vocabulary: Vocabulary, tmp_path: Path) -> None:
+    path, again = tmp_path / f"x.{suffix}", tmp_path / f"again.{suffix}"
+    row = {"clean": "The keys to the cabinet", "answer": " are", "foil": " is"}
+    path.write_text(f"{json.dumps(row)}\n" if suffix == "jsonl" else f"{','.join(row)}\n{','.join(row.values())}\n")
+    tasks = read_tasks(path, vocabulary)
+    assert tasks[0].patch is None and not tasks.problems and not tasks.mostly_bad and tasks.records() == [row]
+    tasks.write(again)
+    assert read_tasks(again, vocabulary).tasks == tasks.tasks

@@ -8,6 +8,7 @@ from circuitsae.cli.output import Console
 DESCRIPTION = """\
 Traces every task of a set and averages the circuits. Every number is a mean over the tasks, zero where a task's circuit
 lacks the node; on each node and edge stand the number of circuits that have it and the standard deviation over all.
+Given a folder that 'circuitsae batch' wrote, all of its circuits are averaged, and no model is loaded.
 """
 
 EXAMPLES = """\
@@ -15,6 +16,7 @@ examples:
   circuitsae aggregate ioi -n 20 -o ioi.json --html ioi.html
   circuitsae aggregate agreement-rc -n 30 --align template --min-count 10
   circuitsae aggregate tasks.csv --align sum --max-nodes 100 -o tasks.json
+  circuitsae aggregate FOLDER -o mean.json                     # of a batch
 """
 
 
@@ -38,14 +40,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Traces, averages, writes, shows."""
+    from circuitsae.batch.opened import is_batch, open_batch
+
     outputs = circuits.outputs_of(args)
+    if is_batch(args.tasks):
+        joint = open_batch(args.tasks).aggregate(align=args.align, min_count=args.min_count)
+        circuits.give(joint, args, outputs, joint.graph.graph.get("preset"), (), console)
+        return
     settings = options.attribution_settings(args) | options.graph_settings(args)
     models.start_torch(args)
     with console.progress() as progress:
         spliced = models.spliced_of(args, console, progress)
         tasks = evaluating.task_set_of(args, spliced, aligned=args.align in (None, "position"))
-        for problem in (*tasks.notes, *tasks.problems):
-            console.note(problem)
+        evaluating.say(tasks, console)
 
         import circuitsae
 
@@ -60,4 +67,4 @@ def run(args: argparse.Namespace, console: Console) -> None:
         circuit = circuitsae.trace_many(
             spliced, tuple(tasks), align=align, min_count=args.min_count, progress=progress, **settings
         )
-    circuits.give(circuit, args, outputs, spliced, console)
+    circuits.give(circuit, args, outputs, spliced.preset, spliced.dictionaries, console)

@@ -59,8 +59,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     with console.progress() as progress:
         spliced = models.spliced_of(args, console, progress)
         tasks = evaluating.task_set_of(args, spliced, aligned=args.positions)
-        for problem in (*tasks.notes, *tasks.problems):
-            console.note(problem)
+        evaluating.say(tasks, console)
 
         import circuitsae
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from circuitsae.cli import circuits, labelling, options
 from circuitsae.cli.output import Console
-from circuitsae.errors import GraphFileError
+from circuitsae.errors import GraphFileError, InputError
 
 if TYPE_CHECKING:
     from circuitsae.graph.circuit import Circuit
@@ -21,6 +21,7 @@ examples:
   circuitsae export circuit.json -o circuit.graphml -o circuit.html
   circuitsae export circuit.json --format dot -o circuit.txt
   circuitsae export circuit.json --top 30
+  circuitsae export FOLDER --task 7 -o seventh.html
   circuitsae export neuronpedia-graph.json -o circuit.html -o circuit.json
 """
 
@@ -29,8 +30,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
     parser.add_argument(
-        "circuit", metavar="CIRCUIT", help="a file that trace wrote, or circuit-tracer's graph JSON; - is stdin"
+        "circuit",
+        metavar="CIRCUIT",
+        help="a file that trace wrote, or circuit-tracer's graph JSON; - is stdin; a batch's folder with --task",
     )
+    parser.add_argument("--task", type=int, metavar="N", help="which of a batch's circuits: its task's number, from 0")
     parser.add_argument(
         "-o", "--output", action="append", default=[], metavar="FILE", help="where to, - is stdout; repeatable"
     )
@@ -42,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> None:
     """Reads, writes."""
     outputs = [(path, circuits.format_of(path, args.format)) for path in args.output]
-    circuit = _read(args.circuit)
+    circuit = _read(args.circuit, args.task)
     if args.labels:
         labelling.label(circuit, args.labels, None, console)
     if circuits.write(circuit, outputs, console):
@@ -53,11 +57,22 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.report(circuit.report(args.top))
 
 
-def _read(path: str) -> "Circuit":
-    """Returns a saved circuit, or the one in a graph of circuit-tracer's, which tells itself by its parts."""
+def _read(path: str, task: int | None) -> "Circuit":
+    """Returns a saved circuit, one of a batch, or the one in a graph of circuit-tracer's, which tells itself by its parts."""
+    from circuitsae.batch.opened import is_batch, open_batch
     from circuitsae.export.circuit_tracer import from_circuit_tracer, is_circuit_tracer, read_circuit_tracer
     from circuitsae.graph.circuit import Circuit
 
+    if is_batch(path):
+        batch = open_batch(path)
+        if task is None:
+            raise InputError(
+                f"{path!r} holds {len(batch.done):,} circuits; say which with --task N, or average them: "
+                f"circuitsae aggregate {path}."
+            )
+        return batch.circuit(task)
+    if task is not None:
+        raise InputError(f"--task is for a folder that batch wrote; {path!r} is none.")
     if path == circuits.STDOUT:
         text = sys.stdin.buffer.read()
         try:

@@ -63,8 +63,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     with console.progress() as progress:
         spliced = models.spliced_of(args, console, progress)
         tasks = evaluating.task_set_of(args, spliced, aligned=True)
-        for problem in (*tasks.notes, *tasks.problems):
-            console.note(problem)
+        evaluating.say(tasks, console)
 
         import circuitsae
         from circuitsae.evaluation.page import report_page

@@ -51,15 +51,17 @@ def run(args: argparse.Namespace, console: Console) -> None:
             console.print(line)
         return
     found = evaluating.task_set_of(args, spliced)
-    for problem in (*found.notes, *found.problems):
-        console.note(problem)
+    evaluating.say(found, console)
     if args.output:
         found.write(args.output)
     records = found.records()
     if console.as_json:
         console.json(records)
     else:
-        cells = [[str(r["clean"]), quoted(str(r["answer"])), quoted(str(r["foil"])), str(r["patch"])] for r in records]
+        cells = [
+            [str(r["clean"]), quoted(str(r["answer"])), quoted(str(r["foil"])), str(r.get("patch", ""))]
+            for r in records
+        ]
         for line in table(("prompt", "answer", "foil", "patch"), cells[: args.top], "llll", console.width):
             console.print(line)
     if args.output:

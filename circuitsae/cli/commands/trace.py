@@ -49,4 +49,4 @@ def run(args: argparse.Namespace, console: Console) -> None:
             console.cost(circuitsae.estimate(spliced, task, **settings))
             return
         circuit = circuitsae.trace(spliced, task, progress=progress, **settings)
-    circuits.give(circuit, args, outputs, spliced, console)
+    circuits.give(circuit, args, outputs, spliced.preset, spliced.dictionaries, console)
