@@ -5,16 +5,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from circuitsae.errors import CancelledError, CircuitsaeError, InputError
 from gradio_app.forms import read_form
-from gradio_app.jobs import Done, Step, nobody
+from gradio_app.jobs import Done, Step, owner_of
 from gradio_app.links import decode_state
 from gradio_app.operations import OPERATIONS
 from gradio_app.service import Service, log
 from gradio_app.view import shown_as, update
 
 FIELDS = ("preset", "prompt", "answer", "foil", "patch", "method", "linearisation", "nodes")
+
+TO_FETCH = "The link asks for {preset}, which is not on this machine yet; press Trace to fetch it and trace."
 
 Update = Any
 
@@ -74,7 +77,7 @@ class Actions:
         try:
             asked = read_form(given, self.service.settings)
             yield [update(progress={"text": "Waiting for the model"}), *fields]
-            for step in self.service.jobs.stream(_owner(request), lambda progress: self.service.trace(asked, progress)):
+            for step in self.service.jobs.stream(caller(request), lambda progress: self.service.trace(asked, progress)):
                 if isinstance(step, Step):
                     yield [update(progress=_progress(step)), *fields]
                     continue
@@ -100,7 +103,11 @@ class Actions:
         except CircuitsaeError as error:
             yield [update(progress={"error": str(error)}), *skip]
             return
-        yield [gr.skip(), *(getattr(form, name) for name in FIELDS)]
+        fields = [getattr(form, name) for name in FIELDS]
+        if not self.service.models.is_here(form.preset):
+            yield [update(progress={"error": TO_FETCH.format(preset=form.preset)}), *fields]
+            return
+        yield [gr.skip(), *fields]
         yield from self._traced(form.as_dict(), request, {**state, "form": None})
 
     def operation(self, name: str) -> Callable[[Any, gr.Request], Iterator[Update]]:
@@ -139,7 +146,7 @@ class Actions:
 
     def _work(self, name: str, asked: dict[str, Any], request: gr.Request) -> Iterator[Step | Done[Any]]:
         return self.service.jobs.stream(
-            f"{_owner(request)}/{name}", lambda progress: self.service.ask(name, asked["id"], asked, progress)
+            f"{caller(request)}/{name}", lambda progress: self.service.ask(name, asked["id"], asked, progress)
         )
 
     @_said
@@ -148,7 +155,7 @@ class Actions:
         asked = _asked(value, "compare")
         prompt = str(asked["prompt"])
         for step in self.service.jobs.stream(
-            _owner(request), lambda progress: self.service.compare(asked["id"], prompt, progress)
+            caller(request), lambda progress: self.service.compare(asked["id"], prompt, progress)
         ):
             if isinstance(step, Step):
                 yield update(progress=_progress(step))
@@ -168,15 +175,18 @@ class Actions:
 
     def cancel(self, request: gr.Request) -> None:
         """Stops what this page has asked for."""
-        self.service.jobs.cancel(_owner(request))
+        self.service.jobs.cancel(caller(request))
 
     def halt(self, request: gr.Request) -> None:
         """Stops the measuring of nodes only."""
-        self.service.jobs.cancel(f"{_owner(request)}/measure")
+        self.service.jobs.cancel(f"{caller(request)}/measure")
 
 
-def _owner(request: gr.Request) -> str:
-    return str(request.session_hash or nobody())
+def caller(request: gr.Request) -> str:
+    """Returns who owns what a request asks for; gradio names the session of a call without one after the call."""
+    session, client = request.session_hash, request.client
+    alone = session is None or session == LocalContext.event_id.get(None)
+    return owner_of(None if alone else session, None if client is None else client.host)
 
 
 def _progress(step: Step) -> dict[str, Any]:

@@ -5,14 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from gradio.context import LocalContext
 from gradio.events import api
 
 from circuitsae.errors import CircuitsaeError, InputError
 from circuitsae.graph.circuit import Circuit
 from circuitsae.progress import Progress
+from gradio_app.actions import caller
 from gradio_app.exporting import export_files
 from gradio_app.forms import Form, read_form
-from gradio_app.jobs import nobody
+from gradio_app.jobs import AT_ONCE
 from gradio_app.service import Service
 
 
@@ -25,8 +27,10 @@ def add_endpoints(service: Service) -> None:
         The sentence goes to programs: no page shows it, so nothing is escaped in it.
         """
         try:
+            request = LocalContext.request.get()
+            assert request is not None
             form = Form("", "") if given is None else read_form(_fields(given), service.settings)
-            return service.jobs.run(nobody(), lambda progress: work(form, progress))
+            return service.jobs.run(caller(request), lambda progress: work(form, progress))
         except CircuitsaeError as error:
             raise gr.Error(str(error), title="", print_exception=False) from error
 
@@ -175,7 +179,7 @@ def add_endpoints(service: Service) -> None:
         return run(None, work)
 
     for function in (trace, intervene, ablate, effects, export):
-        api(function, api_name=function.__name__, concurrency_id="model", concurrency_limit=16)
+        api(function, api_name=function.__name__, concurrency_id="model", concurrency_limit=AT_ONCE)
 
 
 def _fields(arguments: dict[str, Any]) -> dict[str, Any]:

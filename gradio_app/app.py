@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -10,26 +11,34 @@ from starlette.middleware import Middleware
 
 from circuitsae.errors import MissingExtraError
 from gradio_app.frontpage import FrontPage
+from gradio_app.guard import Guard
 from gradio_app.page import build_page
 from gradio_app.preload import component_files
 from gradio_app.service import Service
 from gradio_app.settings import Settings, make_settings
 from gradio_app.view import page_head, page_style
 
-QUEUE = 64
+QUEUE = 128
 SESSIONS = 200
+EVERYWHERE = ("0.0.0.0", "::")
 
 
 def build(settings: Settings) -> tuple[gr.Blocks, Service]:
     """Returns the app and its service; nothing is loaded or served yet."""
     service = Service(settings)
     demo = build_page(service)
-    demo.queue(max_size=QUEUE)
+    demo.queue(max_size=QUEUE, api_open=False)  # whoever calls past the queue would take the threads that serve files
     return demo, service
 
 
-def launch_options(demo: gr.Blocks, service: Service) -> dict[str, Any]:
-    """Returns what `Blocks.launch` is told, wherever the app runs: nothing from another host, nothing kept."""
+def launch_options(demo: gr.Blocks, service: Service, hosts: Iterable[str] | None = None) -> dict[str, Any]:
+    """Returns what `Blocks.launch` is told, wherever the app runs: nothing from another host, nothing kept.
+
+    Args:
+        demo: The app.
+        service: Its service.
+        hosts: Names by which alone it may be reached, see `Guard`; any name when `None`.
+    """
     settings = service.settings
     files = component_files(frozenset(block.get_block_name() for block in demo.blocks.values()))
     return {
@@ -48,7 +57,12 @@ def launch_options(demo: gr.Blocks, service: Service) -> dict[str, Any]:
         "state_session_capacity": SESSIONS,
         "max_file_size": max(settings.upload_bytes, 1),
         "enable_monitoring": False,
-        "app_kwargs": {"middleware": [Middleware(FrontPage, head=page_head(service), files=files)]},
+        "app_kwargs": {
+            "middleware": [
+                Middleware(Guard, body_bytes=settings.body_bytes, hosts=hosts),
+                Middleware(FrontPage, head=page_head(service), files=files),
+            ]
+        },
     }
 
 
@@ -61,6 +75,7 @@ def serve(
     share: bool = False,
     public: bool = False,
     mcp: bool = False,
+    allow_hosts: Sequence[str] = (),
 ) -> None:
     """Starts the app and stays until it is stopped. The page is there at once; the model is loaded behind it.
 
@@ -72,6 +87,8 @@ def serve(
         share: Whether gradio makes a public link, through its own servers.
         public: For strangers: only models that are there, shorter prompts, no uploads.
         mcp: Whether the named endpoints are also tools of an MCP server.
+        allow_hosts: Names by which the app may be reached, besides loopback names and addresses. With `share` any name is
+            allowed, and with `public` any unless some are given here.
 
     Raises:
         UnknownNameError: No preset is called that.
@@ -83,13 +100,14 @@ def serve(
     settings = make_settings(preset, public=public)
     demo, service = build(settings)
     service.models.start()
+    hosts = None if share or (public and not allow_hosts) else [*allow_hosts, *({host} - {*EVERYWHERE})]
     demo.launch(
         server_name=host,
         server_port=port,
         inbrowser=browser,
         share=share,
         mcp_server=mcp,
-        **launch_options(demo, service),
+        **launch_options(demo, service, hosts),
     )
 
 

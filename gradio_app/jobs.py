@@ -5,6 +5,7 @@ import queue
 import secrets
 import threading
 import time
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -16,9 +17,22 @@ T = TypeVar("T")
 _END = object()
 
 
-def nobody() -> str:
-    """Returns an owner of its own for a caller without a session, whose work nobody else can stop."""
-    return f"nobody-{secrets.token_hex(16)}"
+EACH = 8
+AT_ONCE = (
+    32  # pieces waiting and running in all; each holds one of gradio's 40 threads, and files are served by the others
+)
+
+
+def owner_of(session: str | None, address: str | None) -> str:
+    """Returns who owns a piece of work: a session, or, where there is none, a call that nobody else can stop.
+
+    Calls without a session from one address are those of one client, and take turns as one.
+    """
+    return f"session:{session}" if session else f"address:{address}/{secrets.token_hex(16)}"
+
+
+def _client(owner: str) -> str:
+    return owner.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -37,39 +51,70 @@ class Done(Generic[T]):
     value: T
 
 
-class TicketLock:
-    """Lets one in at a time, in the order in which they came; one who waits may give up."""
+class Turns:
+    """Lets one in at a time, clients by turns and each client's own in the order in which they came; one may give up."""
 
     def __init__(self) -> None:
-        self._waiting: list[object] = []
+        self._waiting: OrderedDict[str, deque[object]] = OrderedDict()  # clients in the order of their turns
+        self._inside: object | None = None
         self._changed = threading.Condition()
 
-    def enter(self, gave_up: Callable[[], bool]) -> object | None:
-        """Waits for its turn and returns a ticket for `leave`; `None` once `gave_up` says so."""
+    def enter(self, client: str, gave_up: Callable[[], bool], ahead: Callable[[int], None]) -> object | None:
+        """Waits for its turn and returns a ticket for `leave`; `None` once `gave_up` says so.
+
+        Args:
+            client: Whose turn it is to be.
+            gave_up: Whether it is wanted no more.
+            ahead: Told, while it waits, about how many come before it.
+        """
         ticket = object()
         with self._changed:
-            self._waiting.append(ticket)
-            while self._waiting[0] is not ticket:
+            self._waiting.setdefault(client, deque()).append(ticket)
+            while self._inside is not None or next(iter(self._waiting.values()))[0] is not ticket:
                 if gave_up():
-                    self._waiting.remove(ticket)
+                    self._remove(client, ticket)
                     self._changed.notify_all()
                     return None
+                ahead(self._ahead(client, ticket))
                 self._changed.wait(0.05)
+            self._remove(client, ticket)
+            if client in self._waiting:
+                self._waiting.move_to_end(client)
+            self._inside = ticket
         return ticket
 
     def leave(self, ticket: object) -> None:
         """Lets the next one in."""
         with self._changed:
-            self._waiting.remove(ticket)
+            assert self._inside is ticket
+            self._inside = None
             self._changed.notify_all()
+
+    def _remove(self, client: str, ticket: object) -> None:
+        self._waiting[client].remove(ticket)
+        if not self._waiting[client]:
+            del self._waiting[client]
+
+    def _ahead(self, client: str, ticket: object) -> int:
+        """Returns how many come before one: each other client has as many turns, if it wants them, as this one needs."""
+        own = self._waiting[client].index(ticket)
+        others = sum(min(own + 1, len(queue)) for name, queue in self._waiting.items() if name != client)
+        return own + others + (self._inside is not None)
 
 
 class Jobs:
-    """Pieces of work, each belonging to somebody who may stop it; one runs at a time, and long ones take turns."""
+    """Pieces of work, each belonging to somebody who may stop it; one runs at a time, and clients take turns.
 
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-        self._turn = TicketLock()
+    The client of a piece of work is what stands before the first `/` of its owner's name.
+
+    Args:
+        deadline: Seconds that a piece may work.
+        each: Pieces that a client may have waiting and running.
+    """
+
+    def __init__(self, deadline: float, each: int = EACH) -> None:
+        self._deadline, self._each = deadline, each
+        self._turns = Turns()
         self._stops: dict[str, set[threading.Event]] = {}
         self._lock = threading.Lock()
 
@@ -95,15 +140,25 @@ class Jobs:
         Work that gives an iterator yields a result for each of its parts, and lets others run between them. Whoever
         stops iterating stops the work, when it next reports its progress.
 
+        While others are before it, it says so once a second: whoever passes the steps on sees then that nobody listens.
+
         Raises:
             CancelledError: It was asked to stop.
-            InputError: It worked longer than the deadline; waiting for its turn does not count.
+            InputError: Its client has too much waiting already, or it worked longer than the deadline; waiting for its turn does not count.
             Exception: Whatever the work raised.
         """
         stop = threading.Event()
         steps: queue.SimpleQueue[Step | Done[T] | BaseException | None] = queue.SimpleQueue()
         began, worked, told = [0.0], [0.0], [0.0]  # the present turn's start; seconds of those before; when told last
+        waited = [0.0]  # since when it waits for its turn, or said so
         late = threading.Event()
+        client = _client(owner)
+
+        def ahead(before: int) -> None:
+            now = time.monotonic()
+            if before and now - waited[0] > 1:
+                waited[0] = now
+                steps.put(Step(0, 0, f"Waiting for the model, {before} before this"))
 
         def progress(done: int, total: int, what: str) -> bool:
             now = time.monotonic()
@@ -116,7 +171,8 @@ class Jobs:
             return not stop.is_set()
 
         def turn(part: Callable[[], Any]) -> Any:
-            ticket = self._turn.enter(stop.is_set)
+            waited[0] = time.monotonic()
+            ticket = self._turns.enter(client, stop.is_set, ahead)
             if ticket is None:
                 raise CancelledError("Cancelled before it began.")
             began[0] = time.monotonic()
@@ -124,7 +180,7 @@ class Jobs:
                 return part()
             finally:
                 worked[0] += time.monotonic() - began[0]
-                self._turn.leave(ticket)
+                self._turns.leave(ticket)
 
         def do() -> None:
             try:
@@ -139,6 +195,8 @@ class Jobs:
                 steps.put(error)
 
         with self._lock:
+            if sum(len(stops) for name, stops in self._stops.items() if _client(name) == client) >= self._each:
+                raise InputError(f"{self._each} of your questions are being answered; ask again when one of them is.")
             self._stops.setdefault(owner, set()).add(stop)
         try:
             # ZeroGPU asks the context whose request this is.

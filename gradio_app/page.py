@@ -9,6 +9,7 @@ from circuitsae.presets import find_preset
 from gradio_app.actions import FIELDS, Actions
 from gradio_app.api import add_endpoints
 from gradio_app.forms import LINEARISATIONS, Form
+from gradio_app.jobs import AT_ONCE
 from gradio_app.operations import OPERATIONS
 from gradio_app.service import Service
 from gradio_app.view import circuit_view
@@ -18,7 +19,7 @@ MODEL_EVENTS: dict[str, Any] = {
     "api_visibility": "private",
     "show_progress": "hidden",
     "concurrency_id": "model",
-    "concurrency_limit": 16,
+    "concurrency_limit": AT_ONCE,
     "trigger_mode": "multiple",  # a question asked while an answer is coming in is not to be dropped
 }
 TRACE_EVENTS: dict[str, Any] = {**MODEL_EVENTS, "trigger_mode": "once"}

@@ -29,6 +29,7 @@ log = logging.getLogger("circuitsae.app")
 
 MAX_MODELS = 2
 MAX_SESSIONS = 6
+SURELY = 2.0  # how often over the deadline an estimate has to be: it is timed while others work
 SESSION_BYTES = 128 * 2**20
 
 
@@ -77,6 +78,10 @@ class Models:
     def there(self, preset: str) -> "SplicedModel | None":
         """Returns a preset's model if it is loaded."""
         return self._models.get(preset)
+
+    def is_here(self, preset: str) -> bool:
+        """Returns whether a preset's model can be had without fetching anything."""
+        return preset in self._models or preset in self._loading or is_present(find_preset(preset))
 
     def spliced(self, preset: str, progress: Progress | None = None) -> "SplicedModel":
         """Returns a preset's model, loading it at first use; of several, the last used two stay.
@@ -127,6 +132,8 @@ class Models:
         operation = OPERATIONS[name]
         arguments = read_arguments(operation.arguments, given)
         form, session = self._session(asked, progress)
+        if name in ("trace", "effects") and form.method != Form.method:
+            self._check_time(session, form, graph=name == "trace")
         return form, operation.compute(session, replace(asked, form=form), arguments, progress)
 
     def parts(
@@ -136,6 +143,21 @@ class Models:
         form, found = self.compute(name, asked, given, progress)
         for part in found if OPERATIONS[name].streams else (found,):
             yield form, part
+
+    def _check_time(self, session: "Session", form: Form, *, graph: bool) -> None:
+        """Refuses what can't end before the deadline, by what it takes at least, however slow the machine just was.
+
+        Raises:
+            InputError: It can't.
+        """
+        options = form.options() if graph else {"method": form.method}
+        steps = session.estimate(graph=graph, **options).steps
+        seconds = sum(step.seconds for step in steps if not step.at_most)
+        if seconds > SURELY * self.settings.deadline:
+            raise InputError(
+                f"{form.method!r} would take about {seconds:.0f} seconds on this prompt; at most {self.settings.deadline:g} "
+                "are given here. A shorter prompt or another method takes less."
+            )
 
     def _session(self, asked: Asked, progress: Progress) -> "tuple[Form, Session]":
         """Returns the session of a question, with what has been computed for it before."""

@@ -17,6 +17,7 @@ class Settings:
         max_nodes: Nodes of a circuit at most.
         memory: Bytes that traced circuits may take; the least recently used ones are dropped.
         upload_bytes: Size of an uploaded circuit at most; 0 for no uploads.
+        body_bytes: Size of a request's body at most; a circuit as a JSON string in it may take twice its own.
         deadline: Seconds that one piece of work may take.
     """
 
@@ -27,6 +28,7 @@ class Settings:
     max_nodes: int = 2048
     memory: int = 384 * 2**20
     upload_bytes: int = 32 * 2**20
+    body_bytes: int = 64 * 2**20
     deadline: float = 900.0
 
 
@@ -44,4 +46,14 @@ def make_settings(preset: str | None, *, public: bool = False) -> Settings:
     if not public:
         return Settings(preset, tuple(dict.fromkeys([preset, *(p.name for p in known)])))
     there = [p.name for p in known if p.name != preset and is_present(p) and not p.gated]
-    return Settings(preset, tuple([preset, *there]), True, 64, 512, 256 * 2**20, 0, 120.0)
+    return Settings(
+        preset,
+        tuple([preset, *there]),
+        public=True,
+        max_tokens=64,
+        max_nodes=512,
+        memory=256 * 2**20,
+        upload_bytes=0,
+        body_bytes=5 * 2**20,
+        deadline=120.0,
+    )

@@ -5,13 +5,16 @@ The page's side sets `value` (what is wanted) and triggers an event; the answer 
 property each would be copied several times (docs/app.md). No text goes through a template.
 """
 
+import functools
 import itertools
 import json
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from anyio import CapacityLimiter, to_thread
 
 from circuitsae.errors import CircuitsaeError
 from circuitsae.export.page import drawing_style, joined_script
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from gradio_app.store import Entry
 
 EVENTS = (*(name for name, operation in OPERATIONS.items() if operation.to), "compare", "opened", "halt")
+LOOKUPS, EXPORTS = 8, 2  # threads
 _count = itertools.count(1)
 
 
@@ -94,7 +98,10 @@ def update(**properties: Any) -> Any:
 
 
 def _lookups(service: Service) -> list[Any]:
-    """The server functions: short look-ups that wait in no queue. Each gets one argument, from whoever calls it."""
+    """The server functions: short look-ups that wait in no queue. Each gets one argument, from whoever calls it.
+
+    They have threads of their own: those of gradio wait for the model. So have exports, which may take seconds.
+    """
 
     def circuit(id: Any = None) -> dict[str, Any]:
         try:
@@ -129,7 +136,19 @@ def _lookups(service: Service) -> list[Any]:
         except CircuitsaeError as error:
             return {"error": str(error)}
 
-    return [circuit, card, status, files, upload_circuit]
+    quick, slow = CapacityLimiter(LOOKUPS), CapacityLimiter(EXPORTS)
+    threads = {circuit: quick, card: quick, status: quick, files: slow, upload_circuit: slow}
+    return [_threaded(look_up, limiter) for look_up, limiter in threads.items()]
+
+
+def _threaded(look_up: Callable[[Any], Any], limiter: CapacityLimiter) -> Callable[..., Any]:
+    """Returns a look-up that is done in a thread, as many at once as a limiter lets."""
+
+    @functools.wraps(look_up)
+    async def threaded(asked: Any = None) -> Any:
+        return await to_thread.run_sync(look_up, asked, limiter=limiter)
+
+    return threaded
 
 
 def _asset(name: str) -> str:

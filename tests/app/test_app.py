@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -44,13 +45,17 @@ def address() -> Iterator[str]:
             except OSError:
                 time.sleep(0.5)
         yield url
-    finally:
         _end(app)
+        with socket.socket() as probe:  # one process: once it has gone nothing listens any more
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
+    finally:
+        if app.poll() is None:
+            os.killpg(app.pid, signal.SIGKILL)
 
 
 def _end(app: "subprocess.Popen[bytes]") -> None:
-    """Ends the app and the process that it runs in."""
-    os.killpg(app.pid, signal.SIGTERM)
+    """Ends the process that was started, and no other, as a service manager does."""
+    app.terminate()
     app.wait(timeout=30)
     if app.stdout:
         app.stdout.close()
@@ -78,6 +83,35 @@ def test_the_page_announces_its_parts_and_nothing_else_does(address: str) -> Non
     for name in named[:: len(named) // 5]:
         with urllib.request.urlopen(f"{address}/{name}", timeout=60) as file:
             assert file.status == 200 and "Link" not in file.headers
+
+
+@pytest.mark.parametrize("path", ["/", "/gradio_api/info", *(["/gradio_api/mcp/schema"] if MCP else [])])
+def test_a_name_that_was_made_to_resolve_here_is_refused(address: str, path: str) -> None:
+    for headers in ({"Host": "evil.example:7860"}, {"Origin": "https://evil.example"}):
+        status, text = _refused(urllib.request.Request(address + path, headers=headers))
+        assert status == 403 and "--allow-host" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("upload", {"Content-Type": "multipart/form-data; boundary=x"}, 403),
+        ("queue/join", {"Content-Length": str(2**30)}, 413),
+        ("run/trace", {"Content-Type": "application/json"}, 404),  # past the queue
+    ],
+)
+def test_files_large_bodies_and_calls_past_the_queue_are_refused(
+    address: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    body = json.dumps({"data": [*ASKED, "", "attribution-patching", "gradient", 16]}).encode()
+    assert _refused(urllib.request.Request(f"{address}/gradio_api/{path}", body, headers, method="POST"))[0] == status
+
+
+def _refused(request: urllib.request.Request) -> tuple[int, str]:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=60)
+    with refused.value as answer:
+        return answer.code, answer.read().decode()
 
 
 def test_only_named_endpoints_are_public_and_all_are_described(client: Any) -> None:

@@ -1,11 +1,13 @@
 """The service under the page: forms, traces, interventions, limits, memory; no browser and no server."""
 
+import asyncio
 import gc
 import json
 import threading
 import time
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,13 +19,15 @@ from circuitsae.errors import CancelledError, CircuitsaeError, InputError, NotFi
 pytest.importorskip("gradio", reason="the app needs the extra 'app'")
 
 from circuitsae.labels import Context, Description, Mapped
+from gradio_app import view
+from gradio_app.actions import Actions
 from gradio_app.cards import card_sections, logit_tokens
 from gradio_app.exporting import FORMATS, export_files, python_program
 from gradio_app.forms import Form, one_token, read_form
-from gradio_app.jobs import Done, Jobs, nobody
+from gradio_app.jobs import Done, Jobs, owner_of
 from gradio_app.links import decode_state, encode_state
-from gradio_app.operations import OPERATIONS, read_arguments, read_edits
-from gradio_app.service import Service, _asked
+from gradio_app.operations import OPERATIONS, Asked, read_arguments, read_edits
+from gradio_app.service import Models, Service, _asked
 from gradio_app.settings import Settings, make_settings
 from gradio_app.store import Entry, Store
 
@@ -483,18 +487,138 @@ def test_the_deadline_counts_work_and_no_waiting(monkeypatch: pytest.MonkeyPatch
 
 
 def test_callers_without_a_session_stop_nobody_elses_work() -> None:
-    from gradio_app.actions import _owner
-
-    class Request:
-        session_hash = None
-
-    owners = {_owner(Request()) for _ in range(3)}  # type: ignore[arg-type]
-    assert len(owners) == 3
+    calls = {owner_of(None, "10.0.0.1") for _ in range(3)}
+    assert len(calls) == 3
     jobs = Jobs(deadline=60)
     began, free = threading.Event(), threading.Event()
-    working = threading.Thread(target=lambda: jobs.run(nobody(), lambda progress: began.set() or free.wait(60)))
+    working = threading.Thread(
+        target=lambda: jobs.run(owner_of(None, "10.0.0.1"), lambda progress: began.set() or free.wait(60))
+    )
     working.start()
     assert began.wait(60)
-    assert sum(jobs.cancel(owner) for owner in (*owners, "api", "nobody")) == 0
+    forged = [owner_of(name, None) for name in ("address:10.0.0.1", "10.0.0.1", "../address:10.0.0.1")]
+    assert sum(jobs.cancel(owner) for owner in (*calls, *forged, "api")) == 0
     free.set()
     working.join(60)
+
+
+def test_clients_take_turns_whatever_one_of_them_asks_for() -> None:
+    jobs = Jobs(deadline=60)
+    began, free = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def ask(owner: str) -> threading.Thread:
+        before = sum(map(len, jobs._turns._waiting.values()))
+        thread = threading.Thread(target=lambda: jobs.run(owner, lambda progress: done.append(owner)))
+        thread.start()
+        while sum(map(len, jobs._turns._waiting.values())) == before:
+            time.sleep(0.001)
+        return thread
+
+    first = threading.Thread(target=lambda: jobs.run("x", lambda progress: began.set() or free.wait(60)))
+    first.start()
+    assert began.wait(60)
+    threads = [ask(owner) for owner in ("greedy/1", "greedy/2", "greedy/3", "greedy/4", "a", "b", "a/measure")]
+    free.set()
+    for thread in (first, *threads):
+        thread.join(60)
+    assert done == ["greedy/1", "a", "b", "greedy/2", "a/measure", "greedy/3", "greedy/4"]
+
+
+def test_a_client_has_a_limit_and_others_have_theirs() -> None:
+    jobs = Jobs(deadline=60, each=2)
+    began, free = threading.Event(), threading.Event()
+    held = [jobs.stream(f"a/{n}", lambda progress: began.set() or free.wait(60)) for n in range(2)]
+    threads = [threading.Thread(target=lambda steps=steps: list(steps)) for steps in held]
+    for thread in threads:
+        thread.start()
+    while len(jobs._stops) < 2:
+        time.sleep(0.001)
+    with pytest.raises(InputError, match="2 of your questions are being answered"):
+        jobs.run("a/3", lambda progress: None)
+    free.set()
+    assert jobs.run("b", lambda progress: 7) == 7
+    for thread in threads:
+        thread.join(60)
+    assert jobs.run("a/3", lambda progress: 8) == 8
+
+
+def test_whoever_waits_hears_of_it_and_who_leaves_is_never_worked_for() -> None:
+    jobs = Jobs(deadline=60)
+    began, free = threading.Event(), threading.Event()
+    working = threading.Thread(target=lambda: jobs.run("a", lambda progress: began.set() or free.wait(60)))
+    working.start()
+    assert began.wait(60)
+    ran: list[int] = []
+    waiting = jobs.stream("b", lambda progress: ran.append(1))
+    assert next(waiting).what == "Waiting for the model, 1 before this"  # type: ignore[union-attr]
+    waiting.close()  # type: ignore[attr-defined]
+    while jobs._turns._waiting:
+        time.sleep(0.001)
+    free.set()
+    working.join(60)
+    assert jobs.run("c", lambda progress: 7) == 7 and ran == []
+
+
+def test_what_cant_end_in_time_is_refused_before_it_begins(service: Service) -> None:
+    models = Models(replace(service.settings, deadline=1e-6))
+    models._models["tiny"] = service.models.spliced("tiny")
+    form = Form("tiny", "The keys to the cabinet", " are", " is", method="ablation", nodes=16)
+    for name in ("trace", "effects"):
+        with pytest.raises(InputError, match="'ablation' would take about"):
+            models.compute(name, Asked(form), {}, quiet)
+    _, circuit = models.compute("trace", Asked(replace(form, method=Form.method)), {}, quiet)
+    assert circuit.features  # the quickest method is not held up by an estimate
+
+
+def test_look_ups_are_answered_while_exports_are_stuck(
+    service: Service, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, lock = threading.Event(), threading.Lock()
+    now, most = 0, 0
+
+    def stuck(*arguments: Any) -> dict[str, str]:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        assert free.wait(60)
+        with lock:
+            now -= 1
+        return {"a": "b"}
+
+    monkeypatch.setattr(view, "export_files", stuck)
+
+    async def everybody() -> list[Any]:
+        circuit, card, status, files, _ = view._lookups(service)
+        exports = [asyncio.create_task(files({"id": entry.id, "format": "json"})) for _ in range(100)]
+        await asyncio.sleep(0.05)
+        assert (await circuit(entry.id))["payload"] == entry.payload
+        assert (await status("tiny"))["ready"] and await card({"id": entry.id, "key": entry.keys[0]}) is not None
+        assert not any(export.done() for export in exports)
+        free.set()
+        return await asyncio.gather(*exports)
+
+    assert asyncio.run(everybody()) == [{"files": {"a": "b"}}] * 100
+    assert most == view.EXPORTS
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_link_fetches_nothing_by_itself(service: Service, monkeypatch: pytest.MonkeyPatch, here: bool) -> None:
+    asked: list[str] = []
+    elsewhere = Service(replace(service.settings, presets=("tiny", "gpt2-small")))
+    monkeypatch.setattr("gradio_app.service.is_present", lambda preset: here)
+
+    def spliced(preset: str, progress: Any) -> Any:
+        asked.append(preset)
+        raise InputError("as far as this test goes")
+
+    monkeypatch.setattr(elsewhere.models, "spliced", spliced)
+    monkeypatch.setattr("gradio_app.actions.update", lambda **properties: properties)
+    link = encode_state({"form": {"preset": "gpt2-small", "prompt": "The keys"}})
+    request = types.SimpleNamespace(query_params={"c": link}, session_hash="s", client=None)
+    found = list(Actions(elsewhere).restore(request))  # type: ignore[arg-type]
+    assert asked == (["gpt2-small"] if here else [])
+    assert found[0][1:3] == ["gpt2-small", "The keys"]
+    said = "as far as this test goes" if here else "press Trace to fetch it"
+    assert said in str(found[-1][0])

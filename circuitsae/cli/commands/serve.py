@@ -28,6 +28,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--public", action="store_true", help="for strangers: only models that are there, short prompts, no uploads"
     )
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as tools of an MCP server too")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name by which the app may be reached, besides localhost and addresses (may be repeated)",
+    )
     parser.add_argument("--no-browser", action="store_true", help="don't open a browser")
 
 
@@ -54,6 +61,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             share=args.share,
             public=args.public,
             mcp=args.mcp,
+            allow_hosts=args.allow_host,
         )
     except CircuitsaeError:
         raise
