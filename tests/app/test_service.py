@@ -466,7 +466,7 @@ def test_the_deadline_counts_work_and_no_waiting(monkeypatch: pytest.MonkeyPatch
     blocking = threading.Thread(target=lambda: jobs.run("a", lambda progress: began.set() or free.wait(60)))
     blocking.start()
     assert began.wait(60)
-    found: list[bool] = []
+    found: list[object] = []
     waiting = threading.Thread(target=lambda: found.append(jobs.run("b", lambda progress: progress(0, 1, "work"))))
     waiting.start()
     while "b" not in jobs._stops:
