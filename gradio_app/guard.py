@@ -21,7 +21,7 @@ class Guard:
     Args:
         app: The app within.
         body_bytes: Bytes that a request's body may have.
-        hosts: Names by which the app may be reached besides loopback names and, as `Host`, addresses; any name when `None`.
+        hosts: Names by which the app may be reached besides loopback names and, as `Host`, addresses; any when `None`.
     """
 
     def __init__(self, app: Any, *, body_bytes: int, hosts: Iterable[str] | None) -> None:
@@ -68,7 +68,7 @@ class Guard:
         return address is not None and address.is_loopback
 
     def _counted(self, receive: Any, send: Any) -> tuple[Any, Any]:
-        """Returns a request's `receive`, which ends where the body is too large, and `send`, which then is not heard."""
+        """Returns a request's `receive`, which ends where the body is too large, and `send`, then not heard."""
         count, begun, refused = 0, False, False
 
         async def receiving() -> Any:

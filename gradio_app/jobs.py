@@ -52,7 +52,7 @@ class Done(Generic[T]):
 
 
 class Turns:
-    """Lets one in at a time, clients by turns and each client's own in the order in which they came; one may give up."""
+    """Lets one in at a time, clients by turns and each client's own in the order they came in; one may give up."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, deque[object]] = OrderedDict()  # clients in the order of their turns
@@ -96,7 +96,7 @@ class Turns:
             del self._waiting[client]
 
     def _ahead(self, client: str, ticket: object) -> int:
-        """Returns how many come before one: each other client has as many turns, if it wants them, as this one needs."""
+        """Returns how many come before one: other clients have as many turns, if they want them, as this one."""
         own = self._waiting[client].index(ticket)
         others = sum(min(own + 1, len(queue)) for name, queue in self._waiting.items() if name != client)
         return own + others + (self._inside is not None)
@@ -144,7 +144,8 @@ class Jobs:
 
         Raises:
             CancelledError: It was asked to stop.
-            InputError: Its client has too much waiting already, or it worked longer than the deadline; waiting for its turn does not count.
+            InputError: Its client has too much waiting already, or it worked longer than the deadline; waiting for its
+                turn does not count.
             Exception: Whatever the work raised.
         """
         stop = threading.Event()
