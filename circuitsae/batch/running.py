@@ -179,7 +179,7 @@ class _Job:
                         edges.write_table(tables["edges"])
             sizes = {name: paths[name].stat().st_size for name in ("nodes", "edges")}
             table = table_of("tasks", rows)
-            said = {"schema": SCHEMA, "plan": self.plan, "sizes": json.dumps(sizes)}
+            said = {"schema": SCHEMA, "plan": self.plan, "sizes": json.dumps(sizes, allow_nan=False)}
             with _writer(paths["tasks"], "tasks", said) as writer:
                 writer.write_table(table.replace_schema_metadata(said))
 

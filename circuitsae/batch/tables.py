@@ -57,8 +57,8 @@ def task_row(number: int, case: str, prompt: object, circuit: Circuit | None, er
         row |= {"metric": about["metric"]["description"], "prompt": circuit.prompt}
         row |= {"n_nodes": circuit.graph.number_of_nodes(), "n_edges": circuit.graph.number_of_edges()}
         row |= {
-            "common": json.dumps({k: v for k, v in about.items() if k in _COMMON}),
-            "about": json.dumps({k: v for k, v in about.items() if k not in _COMMON}),
+            "common": json.dumps({k: v for k, v in about.items() if k in _COMMON}, allow_nan=False),
+            "about": json.dumps({k: v for k, v in about.items() if k not in _COMMON}, allow_nan=False),
         }
     return {name: _printable(value) for name, value in row.items()}
 
@@ -72,7 +72,7 @@ def table_of(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
             if field.name != "other":
                 columns[field.name].append(row.pop(field.name) if _fits(row.get(field.name), field.type) else None)
         if "other" in columns:
-            columns["other"].append(json.dumps(row) if row else None)
+            columns["other"].append(json.dumps(row, allow_nan=False) if row else None)
     return pa.table(columns, schema=COLUMNS[name])
 
 

@@ -220,11 +220,11 @@ def test_what_is_no_source_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_a_strangers_source_is_opened_by_its_name() -> None:
-    registry.register("labels", "shout", lambda rest: Mapped({(SITE, 7): rest.upper()}))
+    registry.register("labels", "loud", lambda rest: Mapped({(SITE, 7): rest.upper()}))
     try:
-        assert open_labels("shout:hello").label(SITE, 7) == "HELLO"
+        assert open_labels("loud:hello").label(SITE, 7) == "HELLO"
     finally:
-        registry.unregister("labels", "shout")
+        registry.unregister("labels", "loud")
 
 
 @pytest.mark.parametrize("preset", ["tiny", "tiny-transcoders", "smollm2"])
