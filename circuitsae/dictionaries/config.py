@@ -90,7 +90,7 @@ def parse_config(
             point is named neither here nor there.
     """
     cfg = {_RENAMED.get(k, k): v for k, v in cfg.items()}
-    name_unknown(cfg, "saelens-folder", origin)
+    given = cfg
     nested = cfg.get("metadata")
     metadata = {k: v for k, v in cfg.items() if k in _METADATA} | (dict(nested) if isinstance(nested, Mapping) else {})
     if _is_before_6(metadata.get("sae_lens_version")):
@@ -107,6 +107,7 @@ def parse_config(
         name_unknown(keywords, "activation_fn_kwargs", origin)
     name = str(cfg.get("architecture", "standard"))
     architecture = find_architecture(name, origin)
+    name_unknown(given, "saelens-folder", origin)  # of one that can't be traced no setting matters
 
     normalisation = cfg.get("normalize_activations") or "none"
     if normalisation not in NORMALISATIONS:

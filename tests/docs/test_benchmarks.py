@@ -34,7 +34,8 @@ def test_the_docs_name_every_one_and_no_other() -> None:
 
 @pytest.mark.parametrize("name", benchmarks.BENCHMARKS)
 def test_each_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("playwright") if name == "app" else None
+    for needed in ("playwright", "gradio") if name == "app" else ():
+        pytest.importorskip(needed, reason=f"the app's benchmark needs {needed}")
     module = importlib.import_module("benchmarks.__main__" if name == "trace" else f"benchmarks.{name}")
     with pytest.raises(SystemExit) as stopped:
         module.main(["--help"])
