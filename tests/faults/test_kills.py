@@ -1,5 +1,6 @@
 """Commands that write, killed at any moment, on a full disk, and twice at once."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ def test_killed_commands_leave_whole_files_and_the_next_run_cleans_up() -> None:
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=590)
     assert done.returncode == 0, done.stderr[-4000:]
     seen = [json.loads(line) for line in done.stdout.splitlines()]
-    assert seen[-1]["killed"] >= 20 and len(seen) == 13
+    assert seen[-1]["killed"] >= 20 and len(seen) == 13 - (importlib.util.find_spec("gradio") is None)
 
 
 @pytest.mark.parametrize("arguments", [["presets"], ["presets", "--json"], ["--help"]])
