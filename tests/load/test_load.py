@@ -44,10 +44,13 @@ class App:
     traces: list[float] = field(default_factory=list)
 
     def memory(self) -> int:
-        """Returns the bytes that its process has in memory; nought where the system does not say so."""
+        """Returns the bytes that its process holds, without the pages of weights that it has mapped from files.
+
+        Nought where the system does not say so.
+        """
         status = Path(f"/proc/{self.pid}/status")
         lines = status.read_text().splitlines() if status.exists() else []
-        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)
 
     async def look_up(self, client: Any, name: str, asked: Any) -> Any:
         """Returns what a look-up answers."""
