@@ -78,6 +78,7 @@ class NodeEffects:
         token_strings: The prompt's tokens.
         skipped: By hook point written, the positions at which no dictionary is applied.
         passes: What it cost, in forward and backward passes of the model over one prompt.
+        notes: What a reader of the numbers should know of them, a sentence each.
     """
 
     blocks: tuple[NodeBlock, ...]
@@ -90,6 +91,7 @@ class NodeEffects:
     token_strings: tuple[str, ...]
     skipped: Mapping[str, frozenset[int]] = field(default_factory=dict)
     passes: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return sum(len(b) for b in self.blocks)

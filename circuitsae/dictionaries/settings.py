@@ -102,8 +102,9 @@ def name_unknown(found: Iterable[str], form: str, origin: object, known: Collect
     """Names settings that are not known, in a warning: what a dictionary computes may depend on them."""
     unknown = sorted({str(name) for name in found} - KNOWN[form] - set(known))
     if unknown:
+        listed = ", ".join(f"{name!r:.60}" for name in unknown[:8])  # a file's own words may hold anything
         warnings.warn(
-            f"{origin} says {', '.join(unknown[:8])}{' and more' if len(unknown) > 8 else ''}, which is not known here; what "
+            f"{origin} says {listed}{' and more' if len(unknown) > 8 else ''}, which is not known here; what "
             "the dictionary computes may depend on it.",
             stacklevel=3,
         )

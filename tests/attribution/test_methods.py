@@ -277,6 +277,8 @@ def test_auto_finds_what_a_divergence_is_made_of(spliced: cs.SplicedModel) -> No
         exact = cs.node_effects(spliced, task, method="ablation", tokens=False)
         found = cs.node_effects(spliced, task, method="auto")
         assert sum(found.passes.values()) <= 20
+        ablated = sum(int(b.measured.sum()) for b in found.blocks if b.measured is not None)
+        assert len(found.notes) == 1 and f"{ablated:,} of " in found.notes[0] and "as strong" in found.notes[0]
         size = torch.cat([b.effects.abs() for b in (*exact.features(), *exact.errors())])
         blocks = [*found.features(), *found.errors()]
         measured = torch.cat([b.measured for b in blocks if b.measured is not None])

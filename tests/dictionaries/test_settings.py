@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.loaders import load_dictionary
 from circuitsae.dictionaries.marks import MARKS, marked
+from circuitsae.dictionaries.settings import name_unknown
 from circuitsae.errors import DictionaryError
 from tests.dictionaries import formats
 from tests.dictionaries.formats import D, Expected, K, M, jump, normal, rows, top_k
@@ -94,8 +95,16 @@ def test_every_format_names_what_it_does_not_know(form: str, tmp_path: Path) -> 
         warnings.simplefilter("error")
         write()
     if form != "transcoder-circuits":
-        with pytest.warns(UserWarning, match="says wholly_new, which is not known here"):
+        with pytest.warns(UserWarning, match=r"says 'wholly_new', which is not known here"):
             write(wholly_new=3)
+
+
+def test_a_name_is_said_on_one_line_however_it_is_written() -> None:
+    with pytest.warns(
+        UserWarning, match=r"^cfg\.json says '\\n', 'a{59}, 'b', .* and more, which is not known here"
+    ) as caught:
+        name_unknown(["\n", "a" * 10**6, *("b" * n for n in range(1, 8))], "activation_fn_kwargs", "cfg.json")
+    assert len(str(caught[0].message)) < 600
 
 
 @pytest.mark.parametrize(

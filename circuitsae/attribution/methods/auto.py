@@ -65,7 +65,7 @@ class Auto:
         """
         if options.passes < 4:
             raise InputError(f"{options.passes} passes were allowed; expected at least 4, of which 2 predict.")
-        first, second, spent = _predictions(context, options)
+        first, second, spent, flat = _predictions(context)
         blocks = [b for b in first.blocks if b.kind != "token"]
         others = [b for b in second.blocks if b.kind != "token"]
         spliced = context.spliced
@@ -86,7 +86,8 @@ class Auto:
             if a.kind == "token"
         ]
         measured = [replace(b, effects=e, measured=w) for b, e, w in zip(blocks, effects, chosen, strict=True)]
-        return context.finish([*measured, *tokens])
+        result = context.finish([*measured, *tokens])
+        return replace(result, notes=(_rough(offered, chosen),)) if flat else result
 
     def passes(self, planned: PlannedRun, options: Options) -> Passes:
         """At most: how many nodes are worth ablating shows in the run."""
@@ -96,17 +97,25 @@ class Auto:
         return predicted + ablated
 
 
-def _predictions(context: Context, options: Auto.Options) -> tuple[NodeEffects, NodeEffects, float]:
-    """Returns two predictions, and the forward and backward passes that they took."""
+def _predictions(context: Context) -> tuple[NodeEffects, NodeEffects, float, bool]:
+    """Returns two predictions, the forward and backward passes that they took, and whether the gradient was zero."""
     try:
         first = context.effects(*context.gradients())
     except FlatMetricError:
         curved = second_order(context, DIRECTIONS)
-        return curved, curved, 2 + DIRECTIONS
+        return curved, curved, 2 + DIRECTIONS, True
     try:
-        return first, context.effects(*context.gradients(relevant_mlps(context.spliced))), 4
+        return first, context.effects(*context.gradients(relevant_mlps(context.spliced))), 4, False
     except InputError:  # a mixture of experts, say: the first prediction stands alone
-        return first, first, 4
+        return first, first, 4, False
+
+
+def _rough(offered: list[Bool[Tensor, "node"]], ablated: list[Bool[Tensor, "node"]]) -> str:
+    count, total = (sum(int(which.sum()) for which in part) for part in (ablated, offered))
+    return (
+        f"The metric's gradient is zero at the clean run, and second order predicts roughly: {count:,} of {total:,} features "
+        "and error nodes were ablated, and some of the others may be as strong; more passes ablate more, 'ablation' all."
+    )
 
 
 def _left(options: Auto.Options) -> float:

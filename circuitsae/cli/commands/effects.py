@@ -78,6 +78,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
                 "baseline": effects.baseline,
                 "gradient": effects.gradient,
                 "passes": dict(effects.passes),
+                "notes": list(effects.notes),
                 "nodes": strongest,
             }
         )
@@ -99,6 +100,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
             console.print(f"{measured:,} effects were measured, the others are predicted")
         for line in table(("node", "token", "activation", "baseline", "effect"), rows, "llrrr", console.width):
             console.print(line)
+    for note in effects.notes:
+        console.note(note)
     console.wrote([Path(path) for path in args.output])
 
 
