@@ -30,7 +30,8 @@ from circuitsae.attribution.context import Context
 from circuitsae.attribution.contributions import Rows
 from circuitsae.attribution.edges import EdgeEngine, vector_products
 from circuitsae.attribution.numbering import EveryNode
-from circuitsae.errors import InputError, MissingExtraError, SpliceError
+from circuitsae.errors import InputError, SpliceError
+from circuitsae.extras import wanted
 from circuitsae.model import points
 from circuitsae.model.hooks import Hook, Prefix, Watch
 from circuitsae.model.probes import close, tolerance
@@ -107,12 +108,8 @@ class AttentionScore:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingExtraError("to_dataframe()", "pandas", "dataframe") from error
         columns = ["query", "key", "contribution", "query_token", "key_token"]
-        return pandas.DataFrame.from_records(list(self.records()), columns=columns)
+        return wanted("pandas", "to_dataframe()").DataFrame.from_records(list(self.records()), columns=columns)
 
     def to_json(self) -> dict[str, Any]:
         """Returns everything as plain values."""

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitsae import names
-from circuitsae.errors import MissingExtraError, NodeError
+from circuitsae.errors import NodeError
+from circuitsae.extras import wanted
 
 
 @dataclass(frozen=True)
@@ -185,11 +186,11 @@ class NodeEffects:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingExtraError("to_dataframe()", "pandas", "dataframe") from error
-        return pandas.DataFrame.from_records(
-            list(self.records()),
-            columns=["node", "kind", "site", "index", "position", "token", "activation", "baseline", "effect"],
-        ).astype({"index": "Int64"})
+        return (
+            wanted("pandas", "to_dataframe()")
+            .DataFrame.from_records(
+                list(self.records()),
+                columns=["node", "kind", "site", "index", "position", "token", "activation", "baseline", "effect"],
+            )
+            .astype({"index": "Int64"})
+        )

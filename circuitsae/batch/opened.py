@@ -12,7 +12,8 @@ import pyarrow.parquet
 
 from circuitsae import names
 from circuitsae.batch.tables import COLUMNS, SCHEMA, SETTINGS, circuit_of
-from circuitsae.errors import GraphFileError, InputError, MissingExtraError, UnknownNameError
+from circuitsae.errors import GraphFileError, InputError, UnknownNameError
+from circuitsae.extras import wanted
 from circuitsae.files import read_whole
 from circuitsae.graph.aggregation import aggregate
 from circuitsae.graph.alignment import Align
@@ -132,7 +133,7 @@ class Batch:
         """
         if table not in COLUMNS:
             raise UnknownNameError("table", table, COLUMNS)
-        _pandas()
+        wanted("pandas", "Tables of a batch")
         return self._table(table).to_pandas()
 
     def effects(self, value: str = "effect", *, align: Align = "position") -> "DataFrame":
@@ -152,7 +153,7 @@ class Batch:
             raise UnknownNameError("number of a node", value, numeric)
         if align not in ("position", "sum"):
             raise UnknownNameError("alignment of a table", align, ("position", "sum"))
-        pandas = _pandas()
+        pandas = wanted("pandas", "Tables of a batch")
         found = self._table("nodes", columns=["task", "node", value]).to_pandas().dropna()
         if align == "sum":
             summed = {key: str(names.parse(key).at(None)) for key in found["node"].unique()}
@@ -211,11 +212,3 @@ class Batch:
             raise GraphFileError(
                 f"{str(path)!r} can't be read: {str(error).splitlines()[0].removesuffix('.')}."
             ) from None
-
-
-def _pandas() -> Any:
-    try:
-        import pandas  # pyright: ignore[reportMissingTypeStubs]
-    except ImportError:
-        raise MissingExtraError("Tables of a batch", "pandas", "dataframe") from None
-    return pandas

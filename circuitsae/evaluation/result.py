@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitsae.errors import InputError, MissingExtraError, UnknownNameError
+from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.evaluation.statistics import Bootstrap, Estimate, Matrix, area, estimate, share_of
+from circuitsae.extras import wanted
 from circuitsae.files import read_whole, write_whole
 
 if TYPE_CHECKING:
@@ -198,11 +199,7 @@ class Evaluation:
         tables = {"curves": self._curve_rows, "rows": self.rows, "minimality": self._minimality_rows}
         if what not in tables:
             raise UnknownNameError("table", what, tables)
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingExtraError("Evaluation.to_dataframe", "pandas", "dataframe") from error
-        return pandas.DataFrame.from_records(tables[what]())
+        return wanted("pandas", "Evaluation.to_dataframe").DataFrame.from_records(tables[what]())
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns a plain record a prompt and cell."""

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuitsae import names
-from circuitsae.errors import InputError, MissingExtraError
+from circuitsae.errors import InputError
 from circuitsae.export.view import site_name
+from circuitsae.extras import wanted
 from circuitsae.graph.circuit import Circuit, strongest_of
 
 _UP, _DOWN, _INK, _FAINT = "#1f77b4", "#d95f02", "#222222", "#8a8a8a"
@@ -241,14 +242,13 @@ def as_pdf(circuit: Circuit, max_nodes: int = 60, max_edges: int = 150, labels: 
 
 
 def _by_matplotlib(drawing: Drawing, kind: str, dpi: int) -> bytes:
-    try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Circle, PathPatch, Polygon
-        from matplotlib.path import Path as Outline
-    except ImportError:
-        raise MissingExtraError(f"Drawing {kind.upper()}", "matplotlib", "plots") from None
+    wanted("matplotlib", f"Drawing {kind.upper()}")
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Circle, PathPatch, Polygon
+    from matplotlib.path import Path as Outline
+
     if dpi < 1:
         raise InputError(f"dpi is {dpi}; expected at least 1.")
     dpi = max(1, min(dpi, int(20_000 * 72 / max(drawing.width, drawing.height))))

@@ -7,7 +7,8 @@ from typing import Any
 import networkx as nx
 
 from circuitsae import names
-from circuitsae.errors import GraphFileError, InputError, MissingExtraError
+from circuitsae.errors import GraphFileError, InputError
+from circuitsae.extras import wanted
 from circuitsae.graph.circuit import Circuit
 from circuitsae.graph.schema import EDGE_NUMBERS, NODE_NUMBERS, Graph, shown
 from circuitsae.kinds import NODE_KINDS
@@ -77,10 +78,8 @@ def to_pyg(circuit: Circuit) -> Any:
     Raises:
         MissingExtraError: torch_geometric is not installed.
     """
-    try:  # by name: a saved circuit is opened and written without torch otherwise
-        torch, data = importlib.import_module("torch"), importlib.import_module("torch_geometric.data")
-    except ImportError:
-        raise MissingExtraError("PyTorch Geometric's Data", "torch_geometric", "pyg") from None
+    data = wanted("torch_geometric.data", "PyTorch Geometric's Data")
+    torch = importlib.import_module("torch")  # by name: a saved circuit is opened and written without it otherwise
     keys = sorted(circuit.graph, key=names.sort_key)
     row_of = {key: row for row, key in enumerate(keys)}
     nodes = [circuit.graph.nodes[key] for key in keys]

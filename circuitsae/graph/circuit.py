@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import networkx as nx
 
 from circuitsae import names, registry
-from circuitsae.errors import GraphFileError, InputError, MissingExtraError, NodeError, UnknownNameError, near_matches
+from circuitsae.errors import GraphFileError, InputError, NodeError, UnknownNameError, near_matches
+from circuitsae.extras import wanted
 from circuitsae.files import read_whole, write_whole
 from circuitsae.graph import labels as label_files
 from circuitsae.graph import prune as pruners
@@ -168,10 +169,7 @@ class Circuit:
         tables = {"nodes": self.nodes_table, "edges": self.edges_table}
         if what not in tables:
             raise UnknownNameError("table", what, tables)
-        try:
-            import pandas  # pyright: ignore[reportMissingTypeStubs]
-        except ImportError:
-            raise MissingExtraError("Circuit.to_dataframe", "pandas", "dataframe") from None
+        pandas = wanted("pandas", "Circuit.to_dataframe")
         columns = ["node", "kind", "site", "index", "position"] if what == "nodes" else ["source", "target"]
         rows = tables[what]()
         columns += [name for name in {name: None for row in rows for name in row} if name not in columns]

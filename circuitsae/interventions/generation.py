@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitsae.attribution.effects import Context, make_context
-from circuitsae.errors import InputError, MissingExtraError, TaskError
+from circuitsae.errors import InputError, TaskError
+from circuitsae.extras import wanted
 from circuitsae.interventions.compiling import EditAt, compile_node, node_positions
 from circuitsae.interventions.kinds import AblateEdge, Intervention, PathPatch
 from circuitsae.model.edits import FeatureEdit, VectorEdit, live_hooks, placed
@@ -84,17 +85,15 @@ class Generation:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingExtraError("to_dataframe()", "pandas", "dataframe") from error
         rows = [
             (sample, run, step, string, token_id, log_prob)
             for run, several in (("before", self.before), ("after", self.after))
             for sample, c in enumerate(several)
             for step, (string, token_id, log_prob) in enumerate(zip(c.strings, c.token_ids, c.log_probs, strict=True))
         ]
-        return pandas.DataFrame(rows, columns=["sample", "run", "step", "token", "token_id", "log_prob"])
+        return wanted("pandas", "to_dataframe()").DataFrame(
+            rows, columns=["sample", "run", "step", "token", "token_id", "log_prob"]
+        )
 
 
 @in_own_mode

@@ -5,7 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from circuitsae.errors import MissingExtraError, UnknownNameError
+from circuitsae.errors import UnknownNameError
+from circuitsae.extras import wanted
 from circuitsae.scans.tables import Matrix, short
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def heatmap(matrix: Matrix, *, title: str, backend: str) -> Any:
     one_sided = all(v >= 0 for row in values for v in row if not math.isnan(v))
     low = 0.0 if one_sided else -largest
     if _chosen(backend) == "plotly":
-        plotly = _plotly()
+        plotly = wanted("plotly.graph_objects", "plot(backend='plotly')")
         shape = plotly.Heatmap(
             z=[[None if math.isnan(v) else v for v in row] for row in values],
             x=_distinct(matrix.columns),
@@ -89,7 +90,7 @@ def scatter(rows: Sequence[Mapping[str, Any]], agreement: "Agreement", *, metric
     if agreement.slope is not None and agreement.intercept is not None:
         fitted = [agreement.intercept + agreement.slope * end for end in ends]
     if _chosen(backend) == "plotly":
-        plotly = _plotly()
+        plotly = wanted("plotly.graph_objects", "plot(backend='plotly')")
         figure = plotly.Figure()
         for kind, some in groups.items():
             if some:
@@ -154,7 +155,7 @@ def curve(steering: "SteeringCurve", *, tolerance: float, backend: str) -> Any:
     holds = f"line within {tolerance:.0%} of the change"
     ends = (steering.scales[0] if low is None else low, steering.scales[-1] if high is None else high)
     if _chosen(backend) == "plotly":
-        plotly = _plotly()
+        plotly = wanted("plotly.graph_objects", "plot(backend='plotly')")
         figure = plotly.Figure()
         figure.add_trace(plotly.Scatter(x=steering.scales, y=steering.metrics, name="measured", line={"color": BLUE}))
         line = {"color": RED, "dash": "dash"}
@@ -182,12 +183,9 @@ def _chosen(backend: str) -> str:
 
 def _axes(width: float, height: float) -> tuple[Any, Any]:
     """Returns a figure that belongs to no window and no notebook's state."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("plot(backend='matplotlib')", "matplotlib", "plots") from error
+    figures = wanted("matplotlib.figure", "plot(backend='matplotlib')")
 
-    class Shown(Figure):
+    class Shown(figures.Figure):
         """Shows itself in a notebook's cell, whose own way of doing so works for pyplot's figures only."""
 
         def _repr_png_(self) -> bytes:
@@ -197,14 +195,6 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
 
     figure = Shown(figsize=(width, height), layout="constrained", dpi=120)
     return figure, figure.add_subplot()
-
-
-def _plotly() -> Any:
-    try:
-        import plotly.graph_objects
-    except ImportError as error:
-        raise MissingExtraError("plot(backend='plotly')", "plotly", "plots") from error
-    return plotly.graph_objects
 
 
 def _plain(text: str) -> str:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from circuitsae import names
-from circuitsae.errors import MissingExtraError, UnknownNameError
+from circuitsae.errors import UnknownNameError
+from circuitsae.extras import wanted
 from circuitsae.task.task import PreparedTask
 
 Columns = Literal["prompt", "position"]
@@ -33,7 +34,7 @@ class Matrix:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        pandas = _pandas()
+        pandas = wanted("pandas", "to_dataframe()")
         return pandas.DataFrame(self.values, index=list(self.rows), columns=list(self.columns), dtype="float64")
 
 
@@ -43,16 +44,10 @@ def dataframe(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Any:
     Raises:
         MissingExtraError: pandas is not installed.
     """
-    frame = _pandas().DataFrame.from_records([dict(row) for row in rows], columns=list(columns))
+    frame = wanted("pandas", "to_dataframe()").DataFrame.from_records(
+        [dict(row) for row in rows], columns=list(columns)
+    )
     return frame.astype({"index": "Int64"}) if "index" in columns else frame
-
-
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError as error:
-        raise MissingExtraError("to_dataframe()", "pandas", "dataframe") from error
-    return pandas
 
 
 def matrix(
