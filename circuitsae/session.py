@@ -106,7 +106,7 @@ class Session:
     @in_own_mode
     def effects(
         self,
-        method: str = "attribution-patching",
+        method: str = "auto",
         *,
         gradient: str = "pass-through",
         progress: Progress | None = None,

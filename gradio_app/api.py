@@ -40,7 +40,7 @@ def add_endpoints(service: Service) -> None:
         answer: str = "",
         foil: str = "",
         patch: str = "",
-        method: str = "attribution-patching",
+        method: str = "auto",
         linearisation: str = "gradient",
         nodes: int = 256,
     ) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def add_endpoints(service: Service) -> None:
         answer: str = "",
         foil: str = "",
         patch: str = "",
-        method: str = "attribution-patching",
+        method: str = "auto",
         top: int = 30,
     ) -> list[dict[str, Any]]:
         """Returns the nodes that move the metric most: the predicted change when each is set to its baseline.

@@ -26,7 +26,7 @@ class Form:
     answer: str = ""
     foil: str = ""
     patch: str = ""
-    method: str = "attribution-patching"
+    method: str = "auto"
     linearisation: str = "gradient"
     nodes: int = 256
 

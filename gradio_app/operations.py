@@ -53,8 +53,10 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """No arguments."""
+class Traced:
+    """`predicted`: whether the method `auto` only predicts, for a page that has the strongest nodes measured afterwards."""
+
+    predicted: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,13 @@ class Top:
     top: int = 30
 
 
-def trace(session: "Session", asked: Asked, arguments: Nothing, progress: Progress) -> Circuit:
+def trace(session: "Session", asked: Asked, arguments: Traced, progress: Progress) -> Circuit:
     """Returns the circuit that a form asks for."""
     progress(0, 0, "Tracing")
-    return session.trace(progress=progress, **asked.form.options())
+    options = asked.form.options()
+    if arguments.predicted and options["method"] == "auto":
+        options["method"] = "attribution-patching"
+    return session.trace(progress=progress, **options)
 
 
 def effects(session: "Session", asked: Asked, arguments: Top, progress: Progress) -> list[dict[str, Any]]:
@@ -173,7 +178,7 @@ class Operation:
 
 
 OPERATIONS: Mapping[str, Operation] = {
-    "trace": Operation(trace, Nothing),
+    "trace": Operation(trace, Traced),
     "effects": Operation(effects, Top),
     "intervene": Operation(intervene, Edited, "overlay"),
     "measure": Operation(measure, Nodes, "measured"),

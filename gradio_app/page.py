@@ -57,7 +57,11 @@ def build_page(service: Service) -> gr.Blocks:
                 info="nodes are set to their values on it, in place of zero; as many tokens",
             )  # fmt: skip
             method = gr.Dropdown(
-                registry.names("methods"), value=form.method, label="Method", info="predicts effects", min_width=170
+                registry.names("methods"),
+                value=form.method,
+                label="Method",
+                info="auto measures the strongest",
+                min_width=170,
             )
             linear = gr.Dropdown(
                 list(LINEARISATIONS), value=form.linearisation, label="Edges", info="attention free or frozen", min_width=130

@@ -214,25 +214,30 @@ class Service:
         """Returns what an operation gives for the circuit of an id; see `compute`."""
         return self.compute(name, self.store.get(id), given, progress)
 
-    def circuit(self, form: Form, progress: Progress) -> tuple[Form, Circuit]:
+    def circuit(self, form: Form, progress: Progress, *, predicted: bool = False) -> tuple[Form, Circuit]:
         """Traces what a form asks; returns the form with its answers as the model reads them, and the circuit.
+
+        Args:
+            form: What is asked.
+            progress: Called with how far it is.
+            predicted: Whether the method `auto` only predicts.
 
         Raises:
             CircuitsaeError: It can't be traced; the sentence says why.
         """
-        form, circuit = next(iter(self._parts("trace", Asked(form), {}, progress)))
+        form, circuit = next(iter(self._parts("trace", Asked(form), {"predicted": predicted}, progress)))
         store = self.labels(form.preset)
         if store is not None:
             label_circuit(circuit, store)
         return form, circuit
 
     def trace(self, form: Form, progress: Progress) -> Entry:
-        """Traces what a form asks.
+        """Traces what a form asks, for the page: with the method `auto` it has the strongest nodes measured afterwards.
 
         Raises:
             CircuitsaeError: It can't be traced; the sentence says why.
         """
-        form, circuit = self.circuit(form, progress)
+        form, circuit = self.circuit(form, progress, predicted=True)
         return self.store.add(circuit, form)
 
     def compare(self, id: str, prompt: str, progress: Progress) -> Entry:
@@ -242,8 +247,8 @@ class Service:
         other = read_form(form.as_dict() | {"prompt": prompt, "patch": ""}, self.settings)
         base = entry.circuit
         if form.patch:
-            _, base = self.circuit(replace(form, patch=""), progress)
-        _, second = self.circuit(other, progress)
+            _, base = self.circuit(replace(form, patch=""), progress, predicted=True)
+        _, second = self.circuit(other, progress, predicted=True)
         comparing.check_lengths(base, second)
         union, colours = comparing.join_circuits(base, second)
         return self.store.add(union, None, colours=colours)

@@ -58,7 +58,7 @@ def node_effects(
     spliced: SplicedModel,
     task: Task,
     *,
-    method: str = "attribution-patching",
+    method: str = "auto",
     baseline: str | None = None,
     gradient: str = "pass-through",
     sites: Sequence[str] | None = None,
@@ -69,15 +69,16 @@ def node_effects(
 ) -> NodeEffects:
     """Returns by how much the metric changes when each node is set to its baseline: `m(ablated) - m(clean)`.
 
-    Predicted, unless the method is `ablation`: attribution patching gives `grad_a m . (a' - a)` for every feature and
-    error node at every site and position at once, at the cost of one forward and one backward pass of the bare model
-    (two forwards with a patch prompt), plus sparse products with the decoder rows that are active. It misleads where the
-    metric is far from linear between value and baseline; `method="ablation"` or `intervene` checks it.
+    `auto` predicts all effects and measures the strongest by really ablating those nodes, in ten forward and backward
+    passes. `attribution-patching` only predicts: `grad_a m . (a' - a)` for every feature and error node at every site and
+    position at once, at the cost of one forward and one backward pass of the bare model (two forwards with a patch
+    prompt), plus sparse products with the decoder rows that are active. It misleads where the metric is far from linear
+    between value and baseline. `ablation` measures every node. A block's `measured` says which effects were measured.
 
     Args:
         spliced: The model with its dictionaries.
         task: Prompt, metric and perhaps a patch prompt.
-        method: Name of a method plugin (`circuitsae plugins` lists them).
+        method: Name of a method plugin (`circuitsae plugins` lists them, docs/methods.md compares them).
         baseline: `"zero"`, `"patch"` (the default when the task has a patch prompt) or `"mean"`.
         gradient: `"pass-through"` (of the bare model), `"through-dictionary"` (errors constant, through decode and encode)
             or `"frozen"` (of the bare model with attention patterns and normalisation scales held constant).

@@ -27,6 +27,7 @@ class NodeBlock:
         effects: Change of the metric when the node is set to its baseline.
         slopes: Derivative of the metric by a feature's activation; `None` for other kinds.
         measured: Which effects were measured by really ablating, where a method measures some; `None` elsewhere.
+        predicted: What was predicted, of these too, where a method does both; `None` elsewhere.
     """
 
     kind: Literal["feature", "error", "token"]
@@ -38,6 +39,7 @@ class NodeBlock:
     effects: Float[Tensor, "node"]
     slopes: Float[Tensor, "node"] | None = None
     measured: Bool[Tensor, "node"] | None = None
+    predicted: Float[Tensor, "node"] | None = None
 
     def __len__(self) -> int:
         return int(self.positions.shape[0])
@@ -54,6 +56,7 @@ class NodeBlock:
             self.effects[which],
             None if self.slopes is None else self.slopes[which],
             None if self.measured is None else self.measured[which],
+            None if self.predicted is None else self.predicted[which],
         )
 
     def key(self, number: int) -> str:
@@ -120,7 +123,9 @@ class NodeEffects:
     def records(
         self, kinds: Sequence[str] = ("feature", "error", "token"), *, skipped: bool = False
     ) -> Iterator[dict[str, Any]]:
-        """Yields one plain record a node: node, kind, site, index, position, token, activation, baseline, effect.
+        """Yields one plain record a node: node, kind, site, index, position, token, activation, baseline, effect, measured.
+
+        `measured` says whether the effect was measured, by ablating the node, or predicted.
 
         Error nodes at skipped positions, which hold the whole vector there, only with `skipped`.
         """
@@ -134,8 +139,11 @@ class NodeEffects:
                 block.activations.tolist(),
                 block.baselines.tolist(),
                 block.effects.tolist(),
+                [False] * len(block) if block.measured is None else block.measured.tolist(),
             ]
-            for number, (position, index, activation, baseline, effect) in enumerate(zip(*columns, strict=True)):
+            for number, (position, index, activation, baseline, effect, measured) in enumerate(
+                zip(*columns, strict=True)
+            ):
                 yield {
                     "node": block.key(number),
                     "kind": block.kind,
@@ -146,6 +154,7 @@ class NodeEffects:
                     "activation": activation,
                     "baseline": baseline,
                     "effect": effect,
+                    "measured": measured,
                 }
 
     def strongest(self, n: int = 10, kinds: Sequence[str] = ("feature",)) -> list[dict[str, Any]]:
@@ -190,7 +199,18 @@ class NodeEffects:
             wanted("pandas", "to_dataframe()")
             .DataFrame.from_records(
                 list(self.records()),
-                columns=["node", "kind", "site", "index", "position", "token", "activation", "baseline", "effect"],
+                columns=[
+                    "node",
+                    "kind",
+                    "site",
+                    "index",
+                    "position",
+                    "token",
+                    "activation",
+                    "baseline",
+                    "effect",
+                    "measured",
+                ],
             )
             .astype({"index": "Int64"})
         )

@@ -73,9 +73,9 @@ def add_attribution(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("attribution")
     group.add_argument(
         "--method",
-        default="attribution-patching",
+        default=argparse.SUPPRESS,
         metavar="NAME",
-        help="%(default)s, or another: auto ablates the strongest nodes",
+        help="auto (default) predicts and ablates the strongest nodes; attribution-patching only predicts; or another",
     )
     group.add_argument("--steps", type=positive, metavar="N", help="points on the line, for integrated-gradients")
     group.add_argument(
@@ -87,35 +87,26 @@ def add_attribution(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--reference", metavar="FILE", help="prompts, one a line, that the mean baseline is taken over")
     group.add_argument(
         "--gradient",
-        default="pass-through",
+        default=argparse.SUPPRESS,
         metavar="NAME",
         help="pass-through (default), through-dictionary or frozen",
     )
 
 
 def add_graph(parser: argparse.ArgumentParser) -> None:
-    """Adds which nodes and edges there are, and which of them are kept."""
-    graph = parser.add_argument_group("graph")
-    graph.add_argument(
-        "--linearisation", default="gradient", metavar="NAME", help="of edges: gradient (default) or frozen"
-    )
-    graph.add_argument(
-        "--targets", default="metric", metavar="NAME", help="at the top: metric (default), or the next tokens' logits"
-    )
+    """Adds which nodes and edges there are, and which of them are kept; what is not given has no place in the result."""
+    graph = parser.add_argument_group("graph", argument_default=argparse.SUPPRESS)
+    graph.add_argument("--linearisation", metavar="NAME", help="of edges: gradient (default) or frozen")
+    graph.add_argument("--targets", metavar="NAME", help="at the top: metric (default), or the next tokens' logits")
     graph.add_argument(
         "--logit-share",
         type=float,
-        default=0.95,
         metavar="P",
-        help="of logits: those that hold this probability (%(default)s)",
+        help="of logits: those that hold this probability (0.95)",
     )
-    graph.add_argument(
-        "--max-logits", type=positive, default=10, metavar="N", help="of logits: at most so many (%(default)s)"
-    )
+    graph.add_argument("--max-logits", type=positive, metavar="N", help="of logits: at most so many (10)")
     graph.add_argument("--error-targets", action="store_true", help="edges to error nodes, too")
-    graph.add_argument(
-        "--max-nodes", type=positive, default=256, metavar="N", help="features kept at most (%(default)s)"
-    )
+    graph.add_argument("--max-nodes", type=positive, metavar="N", help="features kept at most (256)")
     graph.add_argument(
         "--node-threshold", type=float, metavar="X", help="least |effect| of a node; a share where the pruner says so"
     )
@@ -124,7 +115,6 @@ def add_graph(parser: argparse.ArgumentParser) -> None:
     )
     graph.add_argument(
         "--prune",
-        default="top-k",
         metavar="NAME",
         help="top-k (default), threshold, influence, another, or none for all nodes",
     )
@@ -138,9 +128,7 @@ def add_graph(parser: argparse.ArgumentParser) -> None:
         "--compat", metavar="PACKAGE", help="give another package's numbers: circuit-tracer; see docs/graphs.md"
     )
     graph.add_argument("--skip-nodes", action="store_true", help="offer error nodes at skipped positions as nodes too")
-    graph.add_argument(
-        "--measure", type=positive, default=0, metavar="N", help="ablate the N strongest nodes, one at a time"
-    )
+    graph.add_argument("--measure", type=positive, metavar="N", help="ablate the N strongest nodes, one at a time")
 
 
 def attribution_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -150,32 +138,28 @@ def attribution_settings(args: argparse.Namespace) -> dict[str, Any]:
         InputError: The file of `--reference` can't be used, or a parameter of the method can't be read.
     """
     return {
-        "method": args.method,
+        **_given(args, ("method", "gradient")),
         "baseline": args.baseline,
-        "gradient": args.gradient,
         "reference": reference_of(args),
         **method_options(args),
     }
 
 
+_GRAPH = (
+    *("linearisation", "targets", "logit_share", "max_logits", "error_targets", "max_nodes", "node_threshold"),
+    *("edge_threshold", "top_edges", "prune", "merge_pruned", "compat", "skip_nodes", "measure"),
+)
+
+
 def graph_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the arguments of `trace` that `add_graph`'s options give."""
-    return {
-        "linearisation": args.linearisation,
-        "targets": args.targets,
-        "logit_share": args.logit_share,
-        "max_logits": args.max_logits,
-        "error_targets": args.error_targets,
-        "max_nodes": args.max_nodes,
-        "node_threshold": args.node_threshold,
-        "edge_threshold": args.edge_threshold,
-        "top_edges": args.top_edges,
-        "prune": None if args.prune == "none" else args.prune,
-        "merge_pruned": args.merge_pruned,
-        "compat": args.compat,
-        "skip_nodes": args.skip_nodes,
-        "measure": args.measure,
-    }
+    """Returns the arguments of `trace` that `add_graph`'s options give, those alone that were written."""
+    found = _given(args, _GRAPH)
+    return {**found, "prune": None} if found.get("prune") == "none" else found
+
+
+def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Returns the options that were written: an option at its default would hold against `--compat` otherwise."""
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def add_estimate(group: Any) -> None:

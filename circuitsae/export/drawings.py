@@ -19,6 +19,7 @@ from circuitsae.errors import InputError
 from circuitsae.export.view import site_name
 from circuitsae.extras import wanted
 from circuitsae.graph.circuit import Circuit, strongest_of
+from circuitsae.graph.schema import known_effect
 
 _UP, _DOWN, _INK, _FAINT = "#1f77b4", "#d95f02", "#222222", "#8a8a8a"
 _FONT = 11.0
@@ -87,7 +88,7 @@ def draw(circuit: Circuit, max_nodes: int = 60, max_edges: int = 150, labels: bo
         raise InputError(f"max_nodes is {max_nodes} and max_edges {max_edges}; expected 0 or more.")
     graph, about = circuit.graph, circuit.graph.graph
     chosen = circuit.strongest(max_nodes)
-    rest = [key for key in (*circuit.features, *circuit.errors) if "effect" not in graph.nodes[key]]
+    rest = [key for key in (*circuit.features, *circuit.errors) if known_effect(graph.nodes[key]) is None]
     shown = {*chosen, *rest[: max_nodes - len(chosen)]}
     shown |= {key for key, data in graph.nodes(data=True) if data["kind"] in ("token", "bias", "metric")}
     edges = strongest_of((edge for edge in graph.edges(shown, data=True) if edge[1] in shown), max_edges)
@@ -137,7 +138,7 @@ def draw(circuit: Circuit, max_nodes: int = 60, max_edges: int = 150, labels: bo
     marks, texts = [], []
     for key in keys:
         data, (px, py) = graph.nodes[key], places[key]
-        kind, effect = data["kind"], data.get("effect", 0.0)
+        kind, effect = data["kind"], known_effect(data)
         colour = _INK if not effect else _DOWN if effect > 0 else _UP
         shape = {"feature": "disc", "error": "diamond"}.get(kind, "square")
         title = " ".join(filter(None, [key, data.get("label", ""), f"effect {effect:+.3g}" if effect else ""]))

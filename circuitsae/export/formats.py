@@ -15,7 +15,7 @@ import networkx as nx
 
 from circuitsae import names
 from circuitsae.graph.circuit import Circuit
-from circuitsae.graph.schema import EDGE_NUMBERS, NODE_NUMBERS
+from circuitsae.graph.schema import EDGE_NUMBERS, NODE_NUMBERS, known_effect
 
 _FLOATS = {*NODE_NUMBERS, *EDGE_NUMBERS, "metric_value", "baseline_metric_value"}
 _WHOLE = ("layer", "index", "position")
@@ -80,7 +80,7 @@ def as_dot(circuit: Circuit, max_edges: int = 500) -> str:
     ranks: dict[str, list[str]] = {}
     for key, data in graph.nodes(data=True):
         parts = [key, data.get("label", "") or data.get("token", "")]
-        effect = data.get("effect", 0.0)
+        effect = known_effect(data)
         color = f", color={_dot_text(_DOWN if effect > 0 else _UP)}" if effect else ""
         label = _dot_text("\n".join(part for part in parts if part))
         lines.append(f"  {_dot_text(key)} [label={label}, shape={shapes[data['kind']]}{color}];")

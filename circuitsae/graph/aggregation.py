@@ -11,7 +11,7 @@ from circuitsae import __version__, names
 from circuitsae.errors import InputError
 from circuitsae.graph.alignment import Align, Aligning, tokens_of
 from circuitsae.graph.circuit import Circuit
-from circuitsae.graph.schema import Attributes, Graph
+from circuitsae.graph.schema import Attributes, Graph, known_effect
 
 # A node that a prompt's circuit lacks does nothing there: zero. What else is not known stays unknown.
 _ZERO_WHERE_MISSING = ("activation", "baseline", "effect", "total", "influence")
@@ -40,7 +40,7 @@ def aggregate(
     Every number is the mean over all prompts; where a prompt's circuit lacks a node or an edge it counts as zero there
     (its feature is not active, or was too weak to be kept). `count` says in how many circuits a node or edge is, and
     `effect_std`, `activation_std`, `contribution_std` and `weight_std` by how much it varies over the prompts (standard
-    deviation, zeros included). `measured_effect`, `explained` and `probability` are means over the circuits that know
+    deviation, zeros included). Into `effect` goes what was measured, where a circuit has it; `measured_effect`, `explained` and `probability` are means over the circuits that know
     them. Nodes that fall together in one prompt (several positions in one slot, or summed over) are added up first.
 
     Args:
@@ -133,6 +133,9 @@ def collapse(
     nodes: dict[str, Attributes] = {}
     for key, data in circuit.graph.nodes(data=True):
         mine = {name: value for name, value in data.items() if name not in ("position", "cumulative_influence")}
+        effect = known_effect(data)
+        if effect is not None:
+            mine["effect"] = effect
         position, known = common[key].position, str(common[key])
         if isinstance(position, int) and tokens is not None and "token" in mine:
             mine["token"] = tokens[position]

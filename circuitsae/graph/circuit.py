@@ -129,15 +129,17 @@ class Circuit:
     def strongest(self, n: int = 10, kind: names.Kind | None = None) -> list[str]:
         """Returns the keys of the `n` nodes of largest |effect|, largest first; nodes without an effect are left out.
 
+        A measured effect counts where there is one, a predicted one elsewhere.
+
         Args:
             n: How many at most.
             kind: `"feature"`, `"error"` or `"token"`: only those. Features and error nodes by default.
         """
         kinds = ("feature", "error") if kind is None else (kind,)
         found = [
-            (abs(float(data["effect"])), key)
+            (abs(effect), key)
             for key, data in self.graph.nodes(data=True)
-            if "effect" in data and data["kind"] in kinds
+            if data["kind"] in kinds and (effect := schema.known_effect(data)) is not None
         ]
         return [key for _, key in sorted(found, key=lambda item: (-item[0], names.sort_key(item[1])))[: max(n, 0)]]
 
@@ -148,7 +150,10 @@ class Circuit:
     def nodes_table(self) -> list[dict[str, Any]]:
         """Returns a row per node (`node` and its attributes), largest |effect| first, those without an effect last."""
         rows: list[dict[str, Any]] = [{"node": key, **data} for key, data in self.graph.nodes(data=True)]
-        rows.sort(key=lambda row: (-abs(row["effect"]) if "effect" in row else 1.0, names.sort_key(row["node"])))
+        effects = {row["node"]: schema.known_effect(row) for row in rows}
+        rows.sort(
+            key=lambda row: (1.0 if (e := effects[row["node"]]) is None else -abs(e), names.sort_key(row["node"]))
+        )
         return rows
 
     def edges_table(self) -> list[dict[str, Any]]:

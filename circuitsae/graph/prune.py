@@ -14,7 +14,7 @@ from circuitsae import registry
 from circuitsae.errors import InputError
 from circuitsae.graph.influence import prune_by_influence
 from circuitsae.graph.merging import merge_into_errors, merged_sums
-from circuitsae.graph.schema import Graph
+from circuitsae.graph.schema import Graph, known_effect
 from circuitsae.graph.table import (
     BIAS,
     ERROR,
@@ -133,7 +133,7 @@ def prune_graph(
         raise InputError(f"max_nodes is {max_nodes}; expected at least 1, or None for all.")
     pruner: Pruner = registry.get("pruners", name)()
     whole, keys = table_of(graph)
-    effects = np.array([float(graph.nodes[key].get("effect", 0.0)) for key in keys])
+    effects = np.array([known_effect(graph.nodes[key]) or 0.0 for key in keys])
     candidates = whole.of_kind(FEATURE, ERROR)
     chosen = np.ones(len(keys), dtype=bool)
     is_feature = whole.kinds[candidates] == FEATURE
@@ -185,11 +185,11 @@ def _apply(graph: Graph, keys: list[str], whole: EdgeTable, table: EdgeTable, ke
             if name != "merged":
                 data[name] = float(values[number])
         if merged is not None and moved is not None and merged[number] > 0:
+            if "effect" in data:
+                data["effect"] = (known_effect(data) or 0.0) + float(moved[number])
             for name in ("activation", "baseline", "measured_effect"):
                 data.pop(name, None)
             data["merged"] = int(merged[number]) + int(data.get("merged", 0))
-            if "effect" in data:
-                data["effect"] += float(moved[number])
 
 
 def strongest(sizes: NDArray[np.float64], is_feature: NDArray[np.bool_], max_nodes: int | None) -> NDArray[np.bool_]:

@@ -1,7 +1,7 @@
 """A circuit as a page of text, and as the table that notebooks show."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,16 +63,15 @@ def as_text(circuit: "Circuit", n: int = 10) -> str:
     lines = summary(circuit)
     nodes = [(key, circuit[key]) for key in circuit.strongest(n)]
     if nodes:
-        header, align = ["strongest nodes", "token", "activation", "effect"], "<<>>"
+        header, align = ["strongest nodes", "token", "activation"], "<<>"
         columns = [
             [key for key, _ in nodes],
             [_quoted(data.get("token")) for _, data in nodes],
             [number_text(data.get("activation")) for _, data in nodes],
-            [number_text(data.get("effect"), signed=True) for _, data in nodes],
         ]
-        if any("measured_effect" in data for _, data in nodes):
-            header, align = [*header, "measured"], align + ">"
-            columns.append([number_text(data.get("measured_effect"), signed=True) for _, data in nodes])
+        for title, name in _effect_columns([data for _, data in nodes]):
+            header, align = [*header, title], align + ">"
+            columns.append([number_text(data.get(name), signed=True) for _, data in nodes])
         if any("label" in data for _, data in nodes):
             header, align = [*header, "label"], align + "<"
             columns.append([" ".join(data.get("label", "").split())[:80] for _, data in nodes])
@@ -89,10 +88,22 @@ def as_text(circuit: "Circuit", n: int = 10) -> str:
     return "\n".join(lines)
 
 
+def _effect_columns(nodes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Returns title and attribute of the columns in which effects are shown: measured first, where some are."""
+    measured = [data for data in nodes if "measured_effect" in data]
+    if not measured:
+        return [("effect", "effect")]
+    if all(data.get("effect") == data["measured_effect"] for data in measured) and len(measured) == len(nodes):
+        return [("measured", "measured_effect")]
+    return [("measured", "measured_effect"), ("predicted", "effect")]
+
+
 def as_html(circuit: "Circuit", n: int = 10) -> str:
     """Returns the summary and the table of the `n` strongest nodes as HTML; every text from outside is escaped."""
-    header = ["node", "token", "activation", "effect", "measured", "label"]
-    rows = [_html_cells(key, circuit[key]) for key in circuit.strongest(n)]
+    keys = circuit.strongest(n)
+    effects = _effect_columns([circuit[key] for key in keys])
+    header = ["node", "token", "activation", *(title for title, _ in effects), "label"]
+    rows = [_html_cells(key, circuit[key], [name for _, name in effects]) for key in keys]
     shown = [i for i, _ in enumerate(header) if any(row[i] for row in rows)]
     head = "".join(f"<th>{header[i]}</th>" for i in shown)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(row[i])}</td>" for i in shown) + "</tr>" for row in rows)
@@ -100,8 +111,8 @@ def as_html(circuit: "Circuit", n: int = 10) -> str:
     return f"<div>{about}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _html_cells(key: str, data: Mapping[str, Any]) -> list[str]:
-    signed = [number_text(data.get(name), signed=True) for name in ("effect", "measured_effect")]
+def _html_cells(key: str, data: Mapping[str, Any], effects: Sequence[str]) -> list[str]:
+    signed = [number_text(data.get(name), signed=True) for name in effects]
     return [key, _quoted(data.get("token")), number_text(data.get("activation")), *signed, data.get("label", "")]
 
 

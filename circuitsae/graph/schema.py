@@ -45,6 +45,20 @@ _LARGEST_POSITION = 2**31 - 1
 _DEEPEST = 20
 
 
+def known_effect(data: Mapping[str, Any]) -> float | None:
+    """Returns a node's effect as it is best known: measured, or else predicted; `None` where it has none.
+
+    Of an average only the mean effect counts, into which each circuit's best known one went: `measured_effect` is there a
+    mean over some of the circuits.
+
+    >>> known_effect({"effect": -2.7, "measured_effect": 0.1}), known_effect({"effect": -2.7}), known_effect({})
+    (0.1, -2.7, None)
+    """
+    if "measured_effect" in data and "count" not in data:
+        return data["measured_effect"]
+    return data.get("effect")
+
+
 def attributes_of(key: str) -> Attributes:
     """Returns what follows from a node's key: `kind` and, where it has such, `site`, `layer`, `index`, `position`.
 

@@ -12,7 +12,7 @@ from circuitsae.attribution.contributions import FeatureTargets, Sources
 from circuitsae.attribution.effects import Context, NodeBlock, NodeEffects
 from circuitsae.graph.merging import merged_sums
 from circuitsae.graph.prune import Pruner
-from circuitsae.graph.schema import Graph
+from circuitsae.graph.schema import Graph, known_effect
 from circuitsae.graph.table import (
     BIAS,
     ERROR,
@@ -185,6 +185,8 @@ class ChosenNodes:
         strings = self.effects.token_strings
         positions, activations = block.positions.tolist(), block.activations.tolist()
         baselines, effects = block.baselines.tolist(), block.effects.tolist()
+        predicted = effects if block.predicted is None else block.predicted.tolist()
+        measured = None if block.measured is None else block.measured.tolist()
         for number, n in enumerate(chosen, first):
             if kept[number]:
                 graph.add_node(
@@ -193,7 +195,8 @@ class ChosenNodes:
                     token=strings[positions[n]],
                     activation=activations[n],
                     baseline=baselines[n],
-                    effect=effects[n],
+                    effect=predicted[n],
+                    **({"measured_effect": effects[n]} if measured is not None and measured[n] else {}),
                 )
 
     def _describe_merged(self, graph: Graph, table: EdgeTable, kept: Pruned) -> None:
@@ -210,8 +213,10 @@ class ChosenNodes:
         moved = merged_sums(table, kept, effects)
         for number in np.flatnonzero(kept.attributes["merged"]).tolist():
             data = graph.nodes[self.keys[number]]
-            del data["activation"], data["baseline"]
-            data.update(effect=data["effect"] + float(moved[number]), merged=int(kept.attributes["merged"][number]))
+            effect = (known_effect(data) or 0.0) + float(moved[number])
+            for name in ("activation", "baseline", "measured_effect"):
+                data.pop(name, None)
+            data.update(effect=effect, merged=int(kept.attributes["merged"][number]))
 
     def report(self, kept: Mask) -> dict[str, Any]:
         """Returns what was kept and what was lost of the candidates, as shares of the summed |effect|."""

@@ -17,6 +17,7 @@ CONTEXT = ("baseline", "sites", "skip_positions", "reference")
 COMPAT: Mapping[str, Mapping[str, Any]] = {
     # Ameisen et al. 2025, as the package circuit-tracer computes it: equal adjacency matrices, which a test checks.
     "circuit-tracer": {
+        "method": "attribution-patching",
         "baseline": "zero",
         "linearisation": "frozen",
         "targets": "logits",

@@ -16,7 +16,7 @@ from circuitsae.graph.aggregation import average, check_min_count
 from circuitsae.graph.alignment import Align, check_alignment
 from circuitsae.graph.circuit import Circuit
 from circuitsae.graph.merging import merge_into_errors
-from circuitsae.graph.schema import Graph
+from circuitsae.graph.schema import Graph, known_effect
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.progress import Progress, report
@@ -68,7 +68,7 @@ def trace(
     spliced: SplicedModel,
     task: Task,
     *,
-    method: str = "attribution-patching",
+    method: str = "auto",
     baseline: str | None = None,
     gradient: str = "pass-through",
     linearisation: str = "gradient",
@@ -94,7 +94,7 @@ def trace(
 ) -> Circuit:
     """Returns the circuit behind a metric: which nodes move it, and how they act on one another.
 
-    Node effects as by `node_effects`; edges between the nodes chosen as in DESIGN.md, section 3.3: `contribution` in
+    Node effects as by `node_effects`, `effect` where predicted and `measured_effect` where measured; edges between the nodes chosen as in DESIGN.md, section 3.3: `contribution` in
     units of the target's activation, `weight` in units of the metric. Rows add up: a target's in-edges, the bias
     node's and those of nodes not kept sum to its pre-activation (`total`), and `explained` says what share of the
     |contribution| arriving there the kept in-edges carry. Cost: the method's passes, one vector-Jacobian product a
@@ -283,7 +283,8 @@ def measure_strongest(context: Context, graph: Graph, count: int) -> None:
     """Really ablates the strongest nodes; error nodes that stand in for others are no single thing to ablate."""
     ranked = sorted(
         (n for n, data in graph.nodes(data=True) if data["kind"] in ("feature", "error") and "merged" not in data),
-        key=lambda n: (-abs(graph.nodes[n]["effect"]), names.sort_key(n)),
+        key=lambda n: (-abs(known_effect(graph.nodes[n]) or 0.0), names.sort_key(n)),
     )[:count]
-    for node, measured in zip(ranked, measure_nodes(context, ranked), strict=True):
+    wanted = [node for node in ranked if "measured_effect" not in graph.nodes[node]]
+    for node, measured in zip(wanted, measure_nodes(context, wanted), strict=True):
         graph.nodes[node]["measured_effect"] = measured

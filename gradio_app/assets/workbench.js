@@ -14,6 +14,7 @@ const OWN_KEYS = [
   ["Z", "undo"],
   ["Shift Z", "redo"],
 ];
+const [AT_FIRST, LISTED, TURNS] = [24, 10, 4]; // nodes measured of themselves, and how often those that move up
 export const PATIENCE = 30000; // ms until a question without an answer is said to be unanswered
 
 export class Workbench {
@@ -34,6 +35,7 @@ export class Workbench {
     this.view = null;
     this.site = "";
     this.values = "predicted";
+    this.turns = 0; // of measuring that are left
     this.build();
     this.standIn(element);
     this.listen();
@@ -197,6 +199,9 @@ export class Workbench {
     renderStrip(this);
     this.open(shown.comparesWith ? "compare" : this.tab === "compare" ? "next" : this.tab);
     this.root.dataset.circuit = shown.id;
+    const fresh = shown.form && !shown.kept && !shown.id.startsWith("shipped-");
+    this.turns = fresh && shown.form.method === "auto" ? TURNS : 0;
+    this.measureFirst();
     if (shown.kept) this.tell("Restored from this browser; the model is asked again.");
     else if (shown.restore) this.tell("Restored from the address: question, interventions, pins, groups and view.");
     else this.tell("");
@@ -531,11 +536,24 @@ export class Workbench {
     this.fill();
   }
 
+  /** With the method `auto` the strongest nodes are measured once the prediction is painted, until the ten first are. */
+  measureFirst() {
+    const missing = this.strongest(this.turns === TURNS ? AT_FIRST : LISTED).filter((key) => !this.measured.has(key));
+    if (this.turns && missing.length) this.measure(missing);
+    else this.turns = 0;
+  }
+
   measuredSome(found) {
     if (!this.measuring || found.seq !== this.measuring.seq || found.id !== this.shown.id) return;
     for (const [key, value] of Object.entries(found.values)) this.measured.set(key, value);
-    this.view.setMeasured(found.values);
+    this.view.setMeasured(found.values, found.over);
     this.measuring = found.over ? null : { ...this.measuring, done: found.done };
+    if (this.turns) {
+      const { done, total } = found;
+      this.progress(found.over ? { over: true } : { text: "Measuring the strongest nodes", done, total });
+      if (found.over) this.turns = done < total ? 0 : this.turns - 1; // not all: it was cancelled
+      if (found.over) this.measureFirst();
+    }
     const shown = this.pane.querySelector(".cw-measuring");
     if (!["scatter", "effects"].includes(this.tab)) return;
     if (found.over || !shown) return this.fill();

@@ -1,6 +1,6 @@
 """Ablation: every node is really set to its baseline, one at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -40,8 +40,10 @@ class Ablation:
         features, errors = found[: len(spliced.dictionaries)], found[len(spliced.dictionaries) :]
         blocks = [context.feature_block(number, effects, None) for number, effects in enumerate(features)]
         blocks += [context.error_block(hook, effects) for hook, effects in zip(spliced.written, errors, strict=False)]
-        tokens = found[-1] if options.tokens else torch.zeros_like(context.run.embed[:, 0])
-        return context.finish([*blocks, context.token_block(tokens)])
+        tokens = context.token_block(found[-1] if options.tokens else torch.zeros_like(context.run.embed[:, 0]))
+        measured = [*blocks, tokens] if options.tokens else blocks
+        done = [replace(block, measured=torch.ones_like(block.effects, dtype=torch.bool)) for block in measured]
+        return context.finish(done if options.tokens else [*done, tokens])
 
     def passes(self, planned: PlannedRun, options: Options) -> Passes:
         """See [CostedMethod][circuitsae.attribution.costs.CostedMethod]."""

@@ -72,7 +72,8 @@ class Auto:
         places = [feature_changes(context, number) for number in range(len(spliced.dictionaries))]
         places += [vector_changes(context, hook) for hook in spliced.written]
 
-        effects = [(a.effects + b.effects) / 2 for a, b in zip(blocks, others, strict=True)]
+        predicted = [(a.effects + b.effects) / 2 for a, b in zip(blocks, others, strict=True)]
+        effects = [values.clone() for values in predicted]
         bounds = [torch.maximum(a.effects.abs(), b.effects.abs()) for a, b in zip(blocks, others, strict=True)]
         offered = [_offered(context, block) for block in blocks]
         # The predictions, and the keys and values that ablations start from, are paid for already.
@@ -85,7 +86,10 @@ class Auto:
             for a, b in zip(first.blocks, second.blocks, strict=True)
             if a.kind == "token"
         ]
-        measured = [replace(b, effects=e, measured=w) for b, e, w in zip(blocks, effects, chosen, strict=True)]
+        measured = [
+            replace(b, effects=e, measured=w, predicted=p)
+            for b, e, w, p in zip(blocks, effects, chosen, predicted, strict=True)
+        ]
         result = context.finish([*measured, *tokens])
         return replace(result, notes=(_rough(offered, chosen),)) if flat else result
 
@@ -110,7 +114,7 @@ def _predictions(context: Context) -> tuple[NodeEffects, NodeEffects, float, boo
         return first, first, 4, False
 
 
-def _rough(offered: list[Bool[Tensor, "node"]], ablated: list[Bool[Tensor, "node"]]) -> str:
+def _rough(offered: list[Bool[Tensor, "_node"]], ablated: list[Bool[Tensor, "_node"]]) -> str:
     count, total = (sum(int(which.sum()) for which in part) for part in (ablated, offered))
     return (
         f"The metric's gradient is zero at the clean run, and second order predicts roughly: {count:,} of {total:,} features "

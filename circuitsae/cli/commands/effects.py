@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Lists by how much the metric changes when a node is set to its baseline, for every active feature, error node and token
-at every site: one forward and one backward pass with the default method. Those are predictions; the method auto really
-ablates the strongest nodes, ablation all.
+at every site. The default method, auto, predicts them and really ablates the strongest nodes; attribution-patching only
+predicts, in one forward and one backward pass; ablation measures all.
 """
 
 EXAMPLES = """\
 examples:
   circuitsae effects "The keys to the cabinet" --answer " are" --foil " is" --top 20
   circuitsae effects "The keys to the cabinet" --answer " are" --foil " is" --kind feature error -o effects.csv
-  circuitsae effects "The keys to the cabinet" --answer " are" --foil " is" --method auto --method-option passes=20
+  circuitsae effects "The keys to the cabinet" --answer " are" --foil " is" --method-option passes=20
   circuitsae effects "The keys to the cabinet" --answer " are" --foil " is" --method ablation --json
 """
 
@@ -91,6 +91,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
                 number(row["activation"]),
                 number(row["baseline"]),
                 number(row["effect"], signed=True),
+                "measured" if row["measured"] else "predicted",
             )
             for row in strongest
         ]
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         measured = sum(int(b.measured.sum()) for b in effects.blocks if b.measured is not None)
         if measured:
             console.print(f"{measured:,} effects were measured, the others are predicted")
-        for line in table(("node", "token", "activation", "baseline", "effect"), rows, "llrrr", console.width):
+        for line in table(("node", "token", "activation", "baseline", "effect", ""), rows, "llrrrl", console.width):
             console.print(line)
     for note in effects.notes:
         console.note(note)
@@ -114,7 +115,8 @@ def _write(effects: "NodeEffects", kinds: list[str], path: Path) -> None:
     else:
         buffer = io.StringIO(newline="")
         writer = csv.DictWriter(
-            buffer, ["node", "kind", "site", "index", "position", "token", "activation", "baseline", "effect"]
+            buffer,
+            ["node", "kind", "site", "index", "position", "token", "activation", "baseline", "effect", "measured"],
         )
         writer.writeheader()
         writer.writerows(rows)

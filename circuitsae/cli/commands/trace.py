@@ -8,8 +8,8 @@ from circuitsae.cli.output import Console
 DESCRIPTION = """\
 Traces the circuit behind a model's answer: which dictionary features act on it and on each other, and by how much.
 
-An effect is the change of the metric when a node is set to its baseline. It is predicted for every node from one
-backward pass and, for the --measure N strongest, also measured, by really ablating each.
+An effect is the change of the metric when a node is set to its baseline. It is predicted for every node and, for the
+strongest, also measured, by really ablating each. --method attribution-patching only predicts, in one backward pass.
 """
 
 EXAMPLES = """\
@@ -17,7 +17,7 @@ examples:
   circuitsae trace "When Mary and John went to the store, John gave a drink to" --answer " Mary" --foil " John"
   circuitsae trace "The keys to the cabinet" --answer " are" --foil " is" --measure 16 -o keys.json --html keys.html
   circuitsae trace "The keys to the cabinet" --patch "The key to the cabinet" --answer " are" --foil " is"
-  circuitsae trace "The keys to the cabinet" --answer " are" --method auto --measure 16 --estimate
+  circuitsae trace "The keys to the cabinet" --answer " are" --estimate
   circuitsae trace "The keys to the cabinet" --answer " are" --preset tiny-transcoders --compat circuit-tracer --prune influence
 """
 

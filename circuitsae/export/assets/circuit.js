@@ -20,7 +20,7 @@ export class Circuit {
     const numbers = (name) =>
       Float64Array.from(nodes[name] || new Array(this.n).fill(null), (v) => (v === null ? NaN : v));
     this.activation = numbers("activation");
-    this.effect = numbers("effect");
+    this.effect = numbers("effect"); // predicted
     this.measured = numbers("measured_effect");
     this.influence = numbers("influence");
     this.explained = numbers("explained");
@@ -65,21 +65,7 @@ export class Circuit {
     }
     this.largestWeight = m ? Math.abs(this.weight[0]) : 0;
 
-    const ranked = this.effect.some((v) => !Number.isNaN(v))
-      ? this.effect
-      : this.influence.some((v) => !Number.isNaN(v))
-        ? this.influence
-        : this.outWeight;
-    this.strengthName = ranked === this.effect ? "|effect|" : ranked === this.influence ? "influence" : "|weight|";
-    this.strength = Float64Array.from(ranked, (v) => Math.abs(v) || 0);
-    this.choosable = [];
-    for (let i = 0; i < this.n; i += 1)
-      if (this.kind[i] === "feature" || this.kind[i] === "error") this.choosable.push(i);
-    this.choosable.sort((a, b) => this.strength[b] - this.strength[a] || a - b);
-    this.rank = new Int32Array(this.n).fill(-1);
-    this.choosable.forEach((i, rank) => (this.rank[i] = rank));
-    this.totalStrength = this.choosable.reduce((sum, i) => sum + this.strength[i], 0);
-    this.largestStrength = this.choosable.length ? this.strength[this.choosable[0]] : 0;
+    this.rerank();
     this.metric = this.kind.indexOf("metric");
     this.bias = this.kind.indexOf("bias");
 
@@ -149,13 +135,43 @@ export class Circuit {
     ];
     if (this.place(i)) parts.push(this.place(i));
     if (this.label[i]) parts.push(this.label[i]);
-    if (!Number.isNaN(this.effect[i])) parts.push(`effect when ablated ${format(this.effect[i], true)}`);
+    if (!Number.isNaN(this.known[i]))
+      parts.push(
+        `effect when ablated ${format(this.known[i], true)}${Number.isNaN(this.measured[i]) ? "" : ", measured"}`,
+      );
     return parts.join(", ");
   }
 
   /** +1 where ablating the node would lower the metric: the node raises it; -1 where it lowers it. */
   sign(i) {
-    return this.effect[i] > 0 ? -1 : 1;
+    return this.known[i] > 0 ? -1 : 1;
+  }
+
+  /** Whether a node's effect is predicted, not measured. */
+  predicted(i) {
+    return !Number.isNaN(this.known[i]) && (Boolean(this.about.aggregate) || Number.isNaN(this.measured[i]));
+  }
+
+  /** Orders the nodes by what is known of them: measured effects where there are such, predicted ones elsewhere. */
+  rerank() {
+    // In a mean over prompts every circuit's best known effect is in `effect` already.
+    const averaged = Boolean(this.about.aggregate);
+    this.known = this.effect.map((v, i) => (averaged || Number.isNaN(this.measured[i]) ? v : this.measured[i]));
+    const ranked = this.known.some((v) => !Number.isNaN(v))
+      ? this.known
+      : this.influence.some((v) => !Number.isNaN(v))
+        ? this.influence
+        : this.outWeight;
+    this.strengthName = ranked === this.known ? "|effect|" : ranked === this.influence ? "influence" : "|weight|";
+    this.strength = Float64Array.from(ranked, (v) => Math.abs(v) || 0);
+    this.choosable = [];
+    for (let i = 0; i < this.n; i += 1)
+      if (this.kind[i] === "feature" || this.kind[i] === "error") this.choosable.push(i);
+    this.choosable.sort((a, b) => this.strength[b] - this.strength[a] || a - b);
+    this.rank = new Int32Array(this.n).fill(-1);
+    this.choosable.forEach((i, rank) => (this.rank[i] = rank));
+    this.totalStrength = this.choosable.reduce((sum, i) => sum + this.strength[i], 0);
+    this.largestStrength = this.choosable.length ? this.strength[this.choosable[0]] : 0;
   }
 
   elsewhere(i) {

@@ -21,9 +21,12 @@ function overlayValues(circuit, values) {
  * kinds (`category`). An overlay adds its own, and from `before` and `after` makes three.
  */
 export function colourModes(circuit, overlay) {
-  const modes = [{ id: "effect", name: "Effect, predicted", kind: "sign", values: circuit.effect }];
-  if (given(circuit.measured))
+  const some = given(circuit.measured);
+  const modes = [{ id: "effect", name: some ? "Effect" : "Effect, predicted", kind: "sign", values: circuit.known }];
+  if (some) {
     modes.push({ id: "measured", name: "Effect, measured", kind: "sign", values: circuit.measured });
+    modes.push({ id: "predicted", name: "Effect, predicted", kind: "sign", values: circuit.effect });
+  }
   if (given(circuit.activation))
     modes.push({ id: "activation", name: "Activation", kind: "scale", values: circuit.activation });
   if (given(circuit.explained))

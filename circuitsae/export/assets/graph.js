@@ -45,7 +45,7 @@ export function mount(element, payload, options = {}) {
     showPath: (keys) => setState(view, { way: keys }),
     setOverlay: (overlay) => view.setOverlay(overlay),
     setColour: (mode) => view.set({ colour: mode }),
-    setMeasured: (values) => view.setMeasured(values),
+    setMeasured: (values, rank) => view.setMeasured(values, rank),
     setSayings: (sayings) => {
       view.sayings = new Map(Object.entries(sayings || {}));
       view.panel.show();

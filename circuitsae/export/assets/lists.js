@@ -50,11 +50,11 @@ export function linkRow(view, { name, place, title, numbers, open, hover, bar, s
 
 export function nodeLink(view, i, bar = 0) {
   const { circuit } = view;
-  const effect = circuit.effect[i];
+  const effect = circuit.known[i];
   return linkRow(view, {
     name: circuit.name(i),
     place: circuit.label[i] || view.placeOf(i),
-    numbers: [format(effect, true)],
+    numbers: [`${circuit.predicted(i) ? "\u2248 " : ""}${format(effect, true)}`],
     open: () => view.choose([i]),
     hover: i,
     bar,

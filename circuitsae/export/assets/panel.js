@@ -78,7 +78,10 @@ export class Panel {
     const { circuit, state } = view;
     const parts = [
       make("h2", { text: "Strongest nodes", tabindex: "-1" }),
-      make("p", { class: "cg-soft", text: "Change of the metric when the node alone is ablated." }),
+      make("p", {
+        class: "cg-soft",
+        text: `Change of the metric when the node alone is ablated${circuit.choosable.slice(0, 10).some((i) => circuit.predicted(i)) ? "; \u2248 predicted, not measured" : ", measured"}.`,
+      }),
     ];
     const strongest = circuit.choosable.slice(0, 10);
     parts.push(listOf(strongest.map((i) => nodeLink(view, i, circuit.strength[i] / (circuit.largestStrength || 1)))));

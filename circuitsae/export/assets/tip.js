@@ -16,7 +16,7 @@ function tipFor(view, id) {
       ["effect, predicted", format(circuit.effect[id], true), circuit.effect[id]],
       ["effect, measured", format(circuit.measured[id], true), circuit.measured[id]],
     ];
-    if (!["effect", "measured", "activation"].includes(mode.id))
+    if (!["effect", "measured", "predicted", "activation"].includes(mode.id))
       rows.push([
         mode.name.toLowerCase(),
         mode.kind === "category"

@@ -539,13 +539,15 @@ export class View {
     return change.values.some((value, i) => Math.abs(value) > 1e-3 * change.most && !marked.has(i));
   }
 
-  /** Takes in effects that were measured since. */
-  setMeasured(values) {
+  /** Takes in effects that were measured since, and with `rank` orders the nodes by them; what is selected stays. */
+  setMeasured(values, rank = false) {
     for (const [key, value] of Object.entries(values)) {
       const i = this.circuit.row.get(key);
-      if (i !== undefined && typeof value === "number") this.circuit.measured[i] = value;
+      if (i !== undefined && typeof value === "number") this.circuit.measured[i] = this.circuit.known[i] = value;
     }
+    if (rank) this.circuit.rerank();
     this.setModes();
+    if (rank) return this.update(true);
     fillBar(this);
     recolour(this.stage);
     this.stage.paint();
