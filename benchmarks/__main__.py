@@ -118,17 +118,21 @@ def measure(preset: str, prompt: str, max_nodes: int) -> dict[str, float]:
     for weight in spliced.model.parameters():
         weight.sum()  # mapped from its file, a weight is in memory only once it has been read
     loaded = peak_mib()
-    cs.node_effects(spliced, task)
+    cs.node_effects(spliced, task, method="attribution-patching")
     effects_peak = peak_mib() - loaded
-    circuit = cs.trace(spliced, task, max_nodes=max_nodes)
+    circuit = cs.trace(spliced, task, method="attribution-patching", max_nodes=max_nodes)
     trace_peak = peak_mib() - loaded
     bare = median_seconds(forward_and_backward(spliced, task))
     return {
         "tokens": len(task.prepare(spliced.vocabulary).tokens),
         "edges": circuit.graph.number_of_edges(),
         "forward_backward_seconds": bare,
-        "node_effects_ratio": median_seconds(lambda: cs.node_effects(spliced, task)) / bare,
-        "trace_ratio": median_seconds(lambda: cs.trace(spliced, task, max_nodes=max_nodes)) / bare,
+        "node_effects_ratio": median_seconds(lambda: cs.node_effects(spliced, task, method="attribution-patching"))
+        / bare,
+        "trace_ratio": median_seconds(
+            lambda: cs.trace(spliced, task, method="attribution-patching", max_nodes=max_nodes)
+        )
+        / bare,
         "node_effects_peak_mib": effects_peak,
         "trace_peak_mib": trace_peak,
     }

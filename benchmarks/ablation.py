@@ -85,7 +85,7 @@ def measure(spliced: cs.SplicedModel, job: str, n_tokens: int, n_nodes: int, n_p
     task, tokens = cs.Task(ids, metric=cs.LogitDiff(1, 2)), torch.tensor([ids])
     sites = spliced.sites if job == "sites" else [spliced.sites[(len(spliced.sites) - 1) // 2]]
     chosen_from = spliced if job == "sites" else spliced.restrict(sites)
-    records = [r for r in cs.node_effects(chosen_from, task).records(("feature",))]
+    records = [r for r in cs.node_effects(chosen_from, task, method="attribution-patching").records(("feature",))]
     records = draw.sample(records, min(n_nodes, len(records)))
     keys = [r["node"] for r in records]
     checked = draw.sample(range(len(keys)), min(n_peer, len(keys)))

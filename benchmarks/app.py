@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             page.get_by_label(label, exact=True).fill(text)
         for _ in range(3):
             start = time.perf_counter()
-            cs.trace(spliced, task, max_nodes=nodes_kept)
+            cs.trace(spliced, task, method="attribution-patching", max_nodes=nodes_kept)
             library.append(time.perf_counter() - start)
             before = page.evaluate("CircuitApp.shown.shown.id")
             start = time.perf_counter()

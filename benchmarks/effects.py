@@ -149,7 +149,7 @@ def measure(spliced: cs.SplicedModel, job: str, n_tokens: int) -> dict[str, Any]
         torch.autograd.grad(peer.run([("blocks.0.hook_resid_pre", start)]), first)
 
     if job == "dense":
-        ours, theirs = lambda: cs.node_effects(spliced, task), peer.dense
+        ours, theirs = lambda: cs.node_effects(spliced, task, method="attribution-patching"), peer.dense
     else:
         options = {"steps": STEPS, "rule": "left", "tokens": False}
         ours = lambda: cs.node_effects(spliced, task, method="integrated-gradients", **options)  # noqa: E731

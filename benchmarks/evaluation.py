@@ -29,7 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     spliced = cs.load(preset)
     tasks = cs.task_set("ioi", spliced, n=n, aligned=True)
-    scores = {r["node"]: abs(r["effect"]) for r in cs.node_effects(spliced, tasks[0]).strongest(100)}
+    scores = {
+        r["node"]: abs(r["effect"])
+        for r in cs.node_effects(spliced, tasks[0], method="attribution-patching").strongest(100)
+    }
     prepared = [t.prepare(spliced.vocabulary) for t in tasks]
     ratios, seconds = [], []
     passes: dict[str, float] = {}

@@ -263,7 +263,7 @@ def _effects(desk: Judge) -> Iterator[Found]:
 
 def _strongest(desk: Judge, **settings: Any) -> list[tuple[str, float]]:
     """The strongest features and error node of each site, and the strongest token, with their effects."""
-    effects = node_effects(desk.spliced, desk.task, baseline="zero", **settings)
+    effects = node_effects(desk.spliced, desk.task, method="attribution-patching", baseline="zero", **settings)
     found: list[dict[str, Any]] = []
     for block in effects.blocks:
         rows = [r for r in effects.records((block.kind,)) if (r["site"] or "") == block.site]
@@ -299,8 +299,8 @@ def _compare(
 def _edges(desk: Judge, linearisation: str = "gradient") -> Iterator[Found]:
     frozen = {"patterns": desk.clean, "norms": desk.clean} if linearisation == "frozen" else {}
     circuit = trace(
-        desk.spliced, desk.task, linearisation=linearisation, baseline="zero", max_nodes=48, node_threshold=0,
-        edge_threshold=0, prune=None,
+        desk.spliced, desk.task, method="attribution-patching", linearisation=linearisation, baseline="zero", max_nodes=48,
+        edge_threshold=0,
     )  # fmt: skip
     graph = circuit.graph
     for target in _targets(desk, graph):
