@@ -50,7 +50,10 @@ def python_program(circuit: Circuit, form: Form | None, shown: Mapping[str, Any]
         )
     metric = f"cs.LogitDiff({form.answer!r}, {form.foil!r})" if form.foil else f"cs.Logit({form.answer!r})"
     patch = f",\n    patch={form.patch!r}" if form.patch else ""
-    options = ", ".join(f"{name}={value!r}" for name, value in form.options().items())
+    settings = {**form.options(), "method": circuit.graph.graph.get("method", form.method)}
+    if form.method == "auto" != settings["method"]:
+        settings["measure"] = 24  # the page has had as many measured
+    options = ", ".join(f"{name}={value!r}" for name, value in settings.items())
     lines = [
         "import circuitsae as cs",
         "",

@@ -52,7 +52,7 @@ def entry(service: Service) -> Entry:
 def test_a_trace_is_the_librarys(service: Service, entry: Entry) -> None:
     spliced = service.models.spliced("tiny")
     task = cs.Task(PROMPT, metric=cs.LogitDiff(" are", " is"))
-    wanted = cs.trace(spliced, task, max_nodes=48)
+    wanted = cs.trace(spliced, task, method="attribution-patching", max_nodes=48)  # what is painted first
     assert set(entry.circuit.graph.edges) == set(wanted.graph.edges)
     assert entry.circuit.graph.graph["metric_value"] == wanted.graph.graph["metric_value"]
     assert entry.form == FORM and service.store.get(entry.id) is entry
@@ -158,6 +158,7 @@ def test_two_prompts_become_one_graph(service: Service, entry: Entry) -> None:
     other = cs.trace(
         service.models.spliced("tiny"),
         cs.Task("The key to the cabinet", metric=cs.LogitDiff(" are", " is")),
+        method="attribution-patching",
         max_nodes=48,
     )
     first = set(entry.circuit.graph)
@@ -292,7 +293,7 @@ def test_every_format_is_written_and_the_page_holds_the_interventions(entry: Ent
 
 def test_an_uploaded_circuit_is_checked_and_can_be_measured(service: Service, entry: Entry) -> None:
     opened = service.open(entry.circuit.to_json())
-    assert opened.circuit == entry.circuit and opened.form == FORM
+    assert opened.circuit == entry.circuit and opened.form == replace(FORM, method="attribution-patching")
     key = opened.circuit.strongest(1)[0]
     assert service.ask("intervene", opened.id, {"edits": [{"key": key, "op": "ablate"}]}, quiet)["metric_after"]
     stranger = cs.Circuit.from_json(entry.circuit.to_json())
@@ -340,7 +341,7 @@ def test_what_ships_is_shown_before_a_model_is_loaded() -> None:
     assert service.models.status("tiny") == {"ready": False, "text": "tiny will be loaded when it is needed"}
     assert service.store.get("shipped-tiny") is entry
     # The file is what tracing gives today.
-    again = service.trace(entry.form, quiet).circuit
+    again = service.circuit(entry.form, quiet)[1]
     strongest = entry.circuit.strongest(20)
     assert set(strongest) <= set(again.graph)
     for key in strongest:

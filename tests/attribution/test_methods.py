@@ -26,6 +26,7 @@ from circuitsae.attribution.rules import (
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.neurons import identity_dictionary
 from circuitsae.errors import FlatMetricError, InputError, UnknownNameError
+from circuitsae.graph.schema import known_effect
 from circuitsae.model import points
 from circuitsae.model.checks import freezes
 from circuitsae.model.runs import Readout
@@ -96,7 +97,7 @@ def features_of(effects: NodeEffects) -> Tensor:
 
 def test_frozen_gradient_is_that_of_a_model_with_detached_patterns_and_scales() -> None:
     spliced = saes("llama", 0, 1)
-    effects = cs.node_effects(spliced, TASK, gradient="frozen")
+    effects = cs.node_effects(spliced, TASK, method="attribution-patching", gradient="frozen")
     assert effects.gradient == "frozen"
     held: Hooks = [(name, lambda x, hook: x.detach()) for name, _ in freezes(spliced)]
     assert len(held) == 3 * N_LAYERS + 1
@@ -184,20 +185,20 @@ def test_relevance_through_a_plain_mlp_is_value_over_input() -> None:
     effects = cs.node_effects(spliced, TASK, method="relp")
     # Above the activation function there is only ln_final with a frozen scale: E = -f(z) . dm/df, whatever f is.
     after = neurons("gpt2", "blocks.2.mlp.hook_post", 32)
-    torch.testing.assert_close(
-        features_of(effects), features_of(cs.node_effects(after, TASK, gradient="frozen")), **CLOSE
-    )
+    frozen = cs.node_effects(after, TASK, method="attribution-patching", gradient="frozen")
+    torch.testing.assert_close(features_of(effects), features_of(frozen), **CLOSE)
 
 
 def test_relevance_without_rules_is_attribution_patching(spliced: cs.SplicedModel, task: cs.Task) -> None:
     none = {"scales": False, "patterns": False, "mlps": False}
+    plain = cs.node_effects(spliced, task, method="attribution-patching")
     for method, options in (
         ("relp", none),
         ("gim", {"scales": False, "temperature": 1, "query": 1, "key": 1, "value": 1, "gate": 1, "up": 1}),
         ("atp-star", {"drop": False}),
     ):
         found = cs.node_effects(spliced, task, method=method, **options)
-        torch.testing.assert_close(features_of(found), features_of(cs.node_effects(spliced, task)), **CLOSE)
+        torch.testing.assert_close(features_of(found), features_of(plain), **CLOSE)
 
 
 def test_relevance_needs_hook_points_inside_the_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,7 +461,7 @@ def test_only_what_is_computed_below_acts_on_what_is_read(reads: str) -> None:
 def test_dropped_layers_are_averaged_as_published(spliced: cs.SplicedModel, task: cs.Task) -> None:
     """On tiny: for each layer plain hooks that detach what it adds; then mean |effect| without the node's own layer."""
     found = cs.node_effects(spliced, task, method="atp-star")
-    plain_effects = cs.node_effects(spliced, task)
+    plain_effects = cs.node_effects(spliced, task, method="attribution-patching")
     dropped: list[NodeEffects] = []
     for layer in range(spliced.n_layers):
         names = [f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out"]
@@ -671,7 +672,7 @@ def test_auto_measures_the_strongest_and_keeps_to_its_passes(few: cs.SplicedMode
         auto = cs.node_effects(spliced, task, method="auto", passes=passes)
         assert (auto.passes["forward"] + auto.passes["backward"]) / 2 <= passes
         count = 0
-        first = cs.node_effects(spliced, task)
+        first = cs.node_effects(spliced, task, method="attribution-patching")
         second = cs.node_effects(spliced, task, method="relp", scales=False, patterns=False)
         for mine, true, a, b in zip(auto.blocks, exact.blocks, first.blocks, second.blocks, strict=True):
             if mine.measured is None:
@@ -681,6 +682,7 @@ def test_auto_measures_the_strongest_and_keeps_to_its_passes(few: cs.SplicedMode
             torch.testing.assert_close(mine.effects[mine.measured], true.effects[mine.measured], **CLOSE)
             rest = ~mine.measured
             torch.testing.assert_close(mine.effects[rest], ((a.effects + b.effects) / 2)[rest], **CLOSE)
+            torch.testing.assert_close(mine.predicted, (a.effects + b.effects) / 2, **CLOSE)
         counts.append(count)
     assert 0 < counts[0] < counts[1]
     measured = {r["node"] for r in auto.strongest(16, ["feature", "error"])}
@@ -701,11 +703,11 @@ def test_methods_trace(few: cs.SplicedModel, task: cs.Task) -> None:
         assert circuit.graph.graph["options"].items() >= options.items()
         effects = cs.node_effects(few, task, method=method, **options)
         for node in circuit.features[:4]:
-            assert circuit[node]["effect"] == pytest.approx(effects.effect_of(node), abs=1e-12)
+            assert known_effect(circuit[node]) == pytest.approx(effects.effect_of(node), abs=1e-12)
 
 
 def test_attribution_patching_is_one_forward_and_one_backward_pass(spliced: cs.SplicedModel, task: cs.Task) -> None:
-    assert cs.node_effects(spliced, task).passes == {"forward": 1, "backward": 1}
+    assert cs.node_effects(spliced, task, method="attribution-patching").passes == {"forward": 1, "backward": 1}
 
 
 # Every architecture, every baseline

@@ -70,7 +70,8 @@ def test_trace_writes_every_file_it_was_asked_for_and_nothing_else(traced: Path)
     circuit = Circuit.load(traced / "c.json")
     assert 0 < len(circuit.features) <= 40
     assert circuit.graph.graph["preset"] == "tiny"
-    assert sum("measured_effect" in data for _, data in circuit.graph.nodes(data=True)) == 4
+    strongest = circuit.strongest(4)
+    assert all("measured_effect" in circuit[key] for key in strongest)
     page = (traced / "page.html").read_text()
     assert PROMPT in page
     assert "http://" not in page.replace("http://www.w3.org/", "")
@@ -83,8 +84,9 @@ def test_trace_shows_the_strongest_features_as_the_file_has_them(
     circuit = Circuit.load(traced / "c.json")
     for key in circuit.strongest(5):
         line = next(line for line in text.splitlines() if line.startswith(f"{key} "))
-        shown = float(line.split()[-1].replace("−", "-"))
-        assert shown == pytest.approx(circuit[key]["effect"], rel=0.01)
+        measured, predicted = (float(number.replace("−", "-")) for number in line.split()[-2:])
+        assert measured == pytest.approx(circuit[key]["measured_effect"], rel=0.01)
+        assert predicted == pytest.approx(circuit[key]["effect"], rel=0.01)
     for source, target in circuit.strongest_edges(3):
         assert source in text
         assert target in text
@@ -104,10 +106,12 @@ def test_effects_in_the_terminal_in_csv_and_in_json_agree(tmp_path: Path, capsys
         rows = list(csv.DictReader(file))
     assert [row["node"] for row in rows] == [row["node"] for row in json.loads(files[1].read_text())]
     strongest = sorted(rows, key=lambda row: -abs(float(row["effect"])))[:5]
-    shown = [line.split()[0] for line in text.splitlines()[2:]]
+    shown = [line.split()[0] for line in text.splitlines()[3:]]
     assert shown == [row["node"] for row in strongest]
     found = json.loads(_out(capsys, "effects", *QUESTION, "--top", "5", "--json"))
     assert [row["node"] for row in found["nodes"]] == shown
+    measured = {row["node"]: row["measured"] for row in json.loads(files[1].read_text())}
+    assert all(measured[node] for node in shown) and not all(measured.values())
 
 
 @pytest.mark.parametrize("command", ["trace", "effects"])

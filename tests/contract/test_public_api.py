@@ -9,9 +9,9 @@ import circuitsae as cs
 SIGNATURES = {
     "load": "(preset=None, *, model=None, dictionaries=None, device=None, dtype=None, tokenizer=None, sites=None, "
     "skip_positions=None, skip_sinks=None, prepend_bos=None, center_writing_weights=None, name=None, progress=None)",
-    "node_effects": "(spliced, task, *, method='attribution-patching', baseline=None, gradient='pass-through', "
+    "node_effects": "(spliced, task, *, method='auto', baseline=None, gradient='pass-through', "
     "sites=None, skip_positions=None, reference=None, progress=None, **options)",
-    "trace": "(spliced, task, *, method='attribution-patching', baseline=None, gradient='pass-through', "
+    "trace": "(spliced, task, *, method='auto', baseline=None, gradient='pass-through', "
     "linearisation='gradient', sites=None, targets='metric', logit_share=0.95, max_logits=10, error_targets=False, "
     "max_nodes=256, "
     "node_threshold=None, edge_threshold=None, top_edges=None, prune='top-k', merge_pruned=False, skip_positions=None, "
