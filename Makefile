@@ -36,7 +36,7 @@ $(VENV)/.extras-$(EXTRAS): $(VENV)/.package
 demo: $(VENV)/.package ## trace an indirect-object prompt on SmolLM2-135M; leaves demo/circuit.json and demo/circuit.html
 	@mkdir -p demo
 	$(BIN)/circuitsae trace --preset smollm2 "When Mary and John went to the store, John gave a drink to" --answer " Mary" --foil " John" \
-	  --measure 16 --output demo/circuit.json --html demo/circuit.html
+	  --output demo/circuit.json --html demo/circuit.html
 	@echo
 	@echo "The circuit lies in $(CURDIR)/demo/circuit.json; open $(CURDIR)/demo/circuit.html in a browser to see it."
 

@@ -144,7 +144,7 @@ def test_the_middle_of_a_block_is_part_of_the_stream(name: str, step: float, lim
         spliced.hooked.forward(tokens, [("blocks.1.hook_resid_mid", lambda x: before.__setitem__("mid", x))])
         spliced.hooked.forward(tokens, hooks)
     torch.testing.assert_close(after["post"], before["mid"] + change + after["mlp"], atol=1e-12, rtol=1e-12)
-    effects = cs.node_effects(spliced, cs.Task(TOKENS, metric=cs.LogitDiff(7, 8)))
+    effects = cs.node_effects(spliced, cs.Task(TOKENS, metric=cs.LogitDiff(7, 8)), method="attribution-patching")
     for row in effects.strongest(4):
         up, down = (
             cs.intervene(spliced, cs.Task(TOKENS, metric=cs.LogitDiff(7, 8)), [cs.Add(row["node"], s)]).metric_after

@@ -10,6 +10,7 @@ import circuitsae as cs
 from circuitsae import names
 from circuitsae.attribution.effects import make_context
 from circuitsae.errors import InputError, NodeError, TaskError, UnknownNameError
+from circuitsae.graph.schema import known_effect
 from circuitsae.model.checks import freezes
 from tests.attribution.architectures import TOKENS, bridge
 from tests.attribution.architectures import dictionary as random_sae
@@ -60,7 +61,7 @@ def test_splice_is_an_identity(spliced: cs.SplicedModel, task: cs.Task) -> None:
 
 
 def test_effects_equal_dense_gradient_times_change(spliced: cs.SplicedModel, task: cs.Task) -> None:
-    effects = cs.node_effects(spliced, task)
+    effects = cs.node_effects(spliced, task, method="attribution-patching")
     for block in effects.features():
         dictionary = spliced.dictionary(block.site)
         x, activations, rebuilt = dense(spliced, task, block.site)
@@ -78,7 +79,7 @@ def test_effects_equal_dense_gradient_times_change(spliced: cs.SplicedModel, tas
 
 
 def test_slopes_equal_central_differences(spliced: cs.SplicedModel, task: cs.Task) -> None:
-    effects = cs.node_effects(spliced, task)
+    effects = cs.node_effects(spliced, task, method="attribution-patching")
     step = 1e-4
     for record in effects.strongest(8):
         up, down = (cs.intervene(spliced, task, [cs.Add(record["node"], s)]).metric_after for s in (step, -step))
@@ -86,7 +87,7 @@ def test_slopes_equal_central_differences(spliced: cs.SplicedModel, task: cs.Tas
 
 
 def test_measured_effects_equal_plain_hooks(spliced: cs.SplicedModel, task: cs.Task) -> None:
-    circuit = cs.trace(spliced, task, measure=12)
+    circuit = cs.trace(spliced, task, method="attribution-patching", measure=12)
     assert sum("measured_effect" in d for _, d in circuit.graph.nodes(data=True)) == 12
     with torch.no_grad():
         bare = float(run_plain(spliced, task))
@@ -269,17 +270,19 @@ def test_frozen_transcoder_rows_add_up(transcoders: cs.SplicedModel, task: cs.Ta
 
 def test_pruning_reports_what_it_kept(spliced: cs.SplicedModel, task: cs.Task) -> None:
     everything = cs.trace(spliced, task, max_nodes=None, prune=None)
-    some = cs.trace(spliced, task, max_nodes=20)
+    some = cs.trace(spliced, task, max_nodes=20)  # chosen by what is measured, where it is
     kept = some.graph.graph["kept"]
     effects = cs.node_effects(spliced, task)
     assert len(some.features) == 20 == kept["features"]
     assert set(some.strongest(20, "feature")) == {r["node"] for r in effects.strongest(20)}
-    every = [abs(d["effect"]) for _, d in everything.graph.nodes(data=True) if d["kind"] in ("feature", "error")]
-    mine = [abs(d["effect"]) for _, d in some.graph.nodes(data=True) if d["kind"] in ("feature", "error")]
+    every, mine = (
+        [abs(known_effect(d) or 0.0) for _, d in c.graph.nodes(data=True) if d["kind"] in ("feature", "error")]
+        for c in (everything, some)
+    )
     assert kept["effect_share"] == pytest.approx(sum(mine) / sum(every), rel=1e-9)
     assert kept["candidates"] == len(every)
     by_size = cs.trace(spliced, task, prune="threshold", node_threshold=0.2)
-    assert all(abs(by_size[k]["effect"]) >= 0.2 for k in [*by_size.features, *by_size.errors])
+    assert all(abs(known_effect(by_size[k]) or 0.0) >= 0.2 for k in [*by_size.features, *by_size.errors])
     influential = cs.trace(spliced, task, prune="influence", node_threshold=0.5, max_nodes=60)
     assert 0 < len(influential.features) < 60
     assert influential.graph.graph["kept"]["influence_share"] <= 1

@@ -18,6 +18,7 @@ from circuitsae.graph.aggregation import aggregate
 from circuitsae.graph.alignment import align_circuits
 from circuitsae.graph.circuit import Circuit
 from circuitsae.graph.comparison import compare
+from circuitsae.graph.schema import known_effect
 from tests.synthetic import synthetic_circuit
 
 SITE, ABOVE = "blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"
@@ -117,7 +118,9 @@ def test_means_and_spreads_equal_numpy(n: int, seed: int) -> None:
     mean = aggregate(circuits)
     for key, data in mean.graph.nodes(data=True):
         for name in ("effect", "activation"):
-            values = np.array([c.graph.nodes[key].get(name, 0.0) if key in c else 0.0 for c in circuits])
+            every = [c.graph.nodes[key] if key in c else {} for c in circuits]
+            known = [known_effect(d) or 0.0 if name == "effect" else d.get(name, 0.0) for d in every]
+            values = np.array(known)
             if name in data:
                 assert data[name] == pytest.approx(values.mean(), abs=1e-9)
                 assert data[f"{name}_std"] == pytest.approx(values.std(), abs=1e-9)

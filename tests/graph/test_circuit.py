@@ -13,6 +13,7 @@ import pytest
 
 from circuitsae.errors import GraphFileError, InputError, NodeError
 from circuitsae.graph.circuit import Circuit
+from circuitsae.graph.schema import known_effect
 from tests.synthetic import synthetic_circuit
 
 A, B, C = "blocks.0.hook_mlp_out/1@0", "blocks.1.hook_mlp_out/2@0", "blocks.1.hook_mlp_out/error@0"
@@ -155,7 +156,7 @@ def test_saving_where_one_cannot_leaves_nothing(tmp_path: Path) -> None:
 
 def test_strongest_orders_by_size_and_keeps_to_a_kind() -> None:
     circuit = synthetic_circuit(seed=1, n_features=50)
-    sizes = [abs(circuit[key]["effect"]) for key in circuit.strongest(1000)]
+    sizes = [abs(known_effect(circuit[key]) or 0.0) for key in circuit.strongest(1000)]
     assert sizes == sorted(sizes, reverse=True) and len(sizes) == len(circuit.features) + len(circuit.errors)
     assert set(circuit.strongest(1000, kind="error")) == set(circuit.errors)
     assert _diamond().strongest(1) == [B] and _diamond().strongest(0) == []

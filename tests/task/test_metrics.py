@@ -82,7 +82,7 @@ def test_a_metric_that_waits_for_the_model_says_so() -> None:
 def test_divergence_is_zero_and_flat_on_the_clean_run(spliced: cs.SplicedModel, logits: torch.Tensor) -> None:
     task = cs.Task(PROMPT, metric=Divergence())
     with pytest.raises(InputError, match="gradient of the metric"):
-        cs.node_effects(spliced, task)
+        cs.node_effects(spliced, task, method="attribution-patching")
     node = cs.node_effects(spliced, cs.Task(PROMPT, metric=cs.Logit(5))).strongest(1)[0]["node"]
     edited = cs.intervene(spliced, task, [cs.Ablate(node)])
     assert edited.metric_before == pytest.approx(0, abs=1e-12)
@@ -121,7 +121,7 @@ def test_a_feature_as_target_is_explained_by_what_is_below_it(spliced: cs.Splice
     node = next(
         r for r in cs.node_effects(spliced, cs.Task(PROMPT, metric=cs.Logit(5))).strongest(400) if r["site"] == site
     )
-    effects = cs.node_effects(spliced, cs.Task(PROMPT, metric=Feature(node["node"])))
+    effects = cs.node_effects(spliced, cs.Task(PROMPT, metric=Feature(node["node"])), method="attribution-patching")
     assert effects.metric == pytest.approx(node["activation"], abs=1e-9)
     for block in effects.blocks:
         if block.site.startswith(("blocks.2.hook_resid_post", "blocks.3.")):

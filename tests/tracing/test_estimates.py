@@ -141,10 +141,11 @@ def test_measuring_is_bounded_by_a_pass_a_node(spliced: cs.SplicedModel, counts:
 def test_reference_prompts_are_counted_by_their_length(spliced: cs.SplicedModel, counts: Counts) -> None:
     n_tokens = len(TASK.prepare(spliced.vocabulary).tokens)
     reference = ["The keys to the cabinet", "The keys"]
-    said = cs.estimate(spliced, TASK, graph=False, baseline="mean", reference=reference)
-    cs.node_effects(spliced, TASK, baseline="mean", reference=reference)
+    asked = {"method": "attribution-patching", "baseline": "mean", "reference": reference}
+    said = cs.estimate(spliced, TASK, graph=False, **asked)
+    cs.node_effects(spliced, TASK, **asked)
     counts.forward = 0.0
-    cs.node_effects(spliced, TASK, baseline="mean", reference=reference)
+    cs.node_effects(spliced, TASK, **asked)
     assert said.forward == pytest.approx(counts.forward)
     assert said.steps[1].forward == pytest.approx(
         sum(len(spliced.vocabulary.encode(prompt)) for prompt in reference) / n_tokens
