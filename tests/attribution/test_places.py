@@ -106,7 +106,7 @@ def test_the_middle_of_opts_blocks_is_on_the_path() -> None:
     spliced = SplicedModel(model("opt"), [dictionary("blocks.1.hook_resid_mid")], prepend_bos=False)
     out = spliced.model.original_model.model.decoder.layers[1].self_attn.out_proj
     circuit = cs.trace(spliced, TASK, max_nodes=200, prune=None)
-    for row in cs.node_effects(spliced, TASK).strongest(6):
+    for row in cs.node_effects(spliced, TASK, method="attribution-patching").strongest(6):
         if "/error" in row["node"]:
             continue
         found = slope(spliced, out, row, False)
@@ -119,7 +119,11 @@ def test_position_embeddings_are_a_site_that_no_token_acts_on() -> None:
     spliced = SplicedModel(model("gpt2"), [dictionary("hook_pos_embed")], prepend_bos=False)
     table = spliced.model.original_model.transformer.wpe
     circuit = cs.trace(spliced, TASK, max_nodes=200, prune=None)
-    rows = [row for row in cs.node_effects(spliced, TASK).strongest(6) if "/error" not in row["node"]]
+    rows = [
+        row
+        for row in cs.node_effects(spliced, TASK, method="attribution-patching").strongest(6)
+        if "/error" not in row["node"]
+    ]
     assert rows
     for row in rows:
         found = slope(spliced, table, row, False)

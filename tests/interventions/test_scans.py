@@ -36,7 +36,7 @@ def test_every_active_feature_and_error_is_measured(
         if row["prompt"] == 0:
             found = cs.intervene(spliced.restrict(SITES), task, [cs.Ablate(row["node"])])
             assert row["measured"] == pytest.approx(found.metric_after - clean, abs=1e-9)
-    predicted = cs.node_effects(spliced, task, sites=SITES)
+    predicted = cs.node_effects(spliced, task, method="attribution-patching", sites=SITES)
     for row in mine[:5]:
         assert row["predicted"] == pytest.approx(predicted.effect_of(row["node"]), abs=1e-12)
 

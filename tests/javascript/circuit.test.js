@@ -103,3 +103,23 @@ test("a search finds an index exactly, and labels and tokens in part", () => {
   assert.ok(circuit.find("word3").every((i) => circuit.position[i] === 3));
   assert.deepEqual(circuit.find("nowhere"), []);
 });
+
+test("nodes are ordered by what was measured, and again when more is", () => {
+  const given = payload({ features: 5 });
+  const features = given.nodes.kind.flatMap((kind, i) => (kind === 2 ? [i] : []));
+  given.nodes.measured_effect = given.nodes.kind.map(() => null);
+  given.nodes.measured_effect[features[3]] = 0.001;
+  given.nodes.measured_effect[features[1]] = -9;
+  const circuit = new Circuit(given);
+  assert.equal(circuit.choosable[0], features[1]);
+  assert.equal(circuit.choosable.at(-1), features[3]);
+  assert.equal(circuit.predicted(features[1]), false);
+  assert.equal(circuit.predicted(features[0]), true);
+  assert.equal(circuit.sign(features[1]), 1);
+  circuit.measured[features[0]] = 20;
+  circuit.rerank();
+  assert.equal(circuit.choosable[0], features[0]);
+  const mean = new Circuit({ ...given, aggregate: { prompts: 2 } });
+  assert.notEqual(mean.choosable.at(-1), undefined);
+  assert.equal(mean.known[features[1]], given.nodes.effect[features[1]]);
+});
