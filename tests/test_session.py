@@ -67,7 +67,7 @@ def test_a_trace_followed_by_an_intervention_makes_one_clean_run(
 
 def test_effects_say_what_their_question_cost(spliced: cs.SplicedModel) -> None:
     session = cs.Session(spliced, TASK)
-    first, second = session.effects(), session.effects("relp")
+    first, second = session.effects("attribution-patching"), session.effects("relp")
     assert first.passes == {"forward": 1, "backward": 1}
     assert second.passes == {"forward": 1, "backward": 1}  # the clean run is there
     assert session.passes == {"forward": 2, "backward": 2}

@@ -7,18 +7,25 @@ from circuitsae.errors import CancelledError
 
 
 @pytest.mark.parametrize("stop", [False, KeyboardInterrupt])
-@pytest.mark.parametrize("linearisation", ["gradient", "frozen"])
-def test_a_stopped_trace_leaves_no_hook(spliced: cs.SplicedModel, stop: object, linearisation: str) -> None:
+@pytest.mark.parametrize(
+    ("linearisation", "at"), [("gradient", "targets"), ("frozen", "targets"), ("gradient", "ablations")]
+)
+def test_a_stopped_trace_leaves_no_hook(spliced: cs.SplicedModel, stop: object, linearisation: str, at: str) -> None:
     task = cs.Task("The keys to the cabinet", metric=cs.LogitDiff(" are", " is"))
 
+    seen: list[str] = []
+
     def progress(done: int, total: int, what: str) -> object:
-        assert what == "targets"
+        seen.append(what)
+        if what != at:
+            return True
         if stop is KeyboardInterrupt:
             raise KeyboardInterrupt
         return stop
 
     with pytest.raises((CancelledError, KeyboardInterrupt)):
         cs.trace(spliced, task, max_nodes=8, linearisation=linearisation, progress=progress)
+    assert seen[-1] == at
     assert all(not p.fwd_hooks and not p.bwd_hooks for p in spliced.model.hook_dict.values())
 
 
