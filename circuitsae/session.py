@@ -58,7 +58,7 @@ class Session:
         >>> abs(session.intervene([cs.Ablate(strongest)]).effect - measured) < 1e-4
         True
         >>> session.passes["backward"]
-        1.0
+        2.0
     """
 
     def __init__(
