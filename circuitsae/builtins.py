@@ -216,11 +216,18 @@ ROWS: tuple[Row, ...] = (
         "SmolLM2-135M-Instruct with residual SAEs at six layers",
     ),
     Row(
+        "presets",
+        "smollm2-neurons",
+        "circuitsae.presets.shipped:SMOLLM2_NEURONS",
+        "SmolLM2-135M-Instruct with its MLPs' neurons in place of dictionaries",
+    ),
+    Row(
         "presets", "tiny", "circuitsae.presets.shipped:TINY", "a four-layer model of templated English, SAEs everywhere"
     ),
     Row(
         "presets", "tiny-transcoders", "circuitsae.presets.shipped:TINY_TRANSCODERS", "the same model with transcoders"
     ),
+    Row("presets", "tiny-neurons", "circuitsae.presets.shipped:TINY_NEURONS", "the same model with its MLPs' neurons"),
     Row("presets", "gpt2-small", "circuitsae.presets.shipped:GPT2_SMALL", "GPT-2 small with residual SAEs everywhere"),
     Row(
         "presets",

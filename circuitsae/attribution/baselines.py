@@ -10,7 +10,7 @@ from torch import Tensor
 
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.errors import InputError, UnknownNameError
-from circuitsae.model.runs import DecoderRows, FeatureRun, Run, run_clean, sampled_products, weighted_rows
+from circuitsae.model.runs import DecoderRows, FeatureRun, Run, run_clean
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.progress import Progress, report
 
@@ -68,14 +68,14 @@ class FeatureNodes:
 
     def along(self, vectors: Float[Tensor, "pos d_out"], out: int = 0) -> Float[Tensor, "node"]:
         """Returns each node's decoder row, scaled as it is written, times the vector at its position."""
-        result = sampled_products(vectors, self.positions, self.decoders[out], self.inverse)
+        result = self.decoders.along(out, vectors, self.positions, self.inverse)
         return result if self.scale is None else result * self.scale[self.positions]
 
     def written(self, weights: Float[Tensor, "node"], n_tokens: int, out: int = 0) -> Float[Tensor, "pos d_out"]:
         """Returns what the nodes write when each has the activation `weights`."""
         if self.scale is not None:
             weights = weights * self.scale[self.positions]
-        return weighted_rows(weights, self.positions, self.decoders[out], self.inverse, n_tokens)
+        return self.decoders.written(out, weights, self.positions, self.inverse, n_tokens)
 
 
 def feature_nodes(run: FeatureRun, baseline: SparseFeatures | None) -> FeatureNodes:
@@ -90,7 +90,7 @@ def feature_nodes(run: FeatureRun, baseline: SparseFeatures | None) -> FeatureNo
         )
     mine, theirs = features.union_with(baseline)
     unique, inverse = torch.unique(mine.indices, return_inverse=True)
-    decoders = run.decoders if len(unique) == len(run.unique) else DecoderRows(run.dictionary, unique, run.x_in)
+    decoders = run.decoders if len(unique) == len(run.unique) else DecoderRows.of(run.dictionary, unique, run.x_in)
     return FeatureNodes(mine.rows, mine.indices, mine.values, theirs.values, run.scale, inverse, decoders)
 
 

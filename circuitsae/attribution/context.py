@@ -358,9 +358,7 @@ class Context:
                 scale, biases = dictionary.scale_and_biases(x_in)
                 if scale is not None:
                     values = values * scale[features.rows]
-                decoded = torch.zeros(x.shape[1:], dtype=values.dtype, device=x.device).index_add(
-                    0, features.rows, values[:, None] * feature_run.decoders[out][feature_run.inverse]
-                )
+                decoded = feature_run.decoders.written(out, values, features.rows, feature_run.inverse, x.shape[1])
                 if scale is not None:  # else they are constants
                     decoded = decoded.index_add(0, kept, biases[out][kept])
                 if out == 0 and run.sites[name].skip is not None:

@@ -224,8 +224,7 @@ class Rows:
         for position in range(j.shape[0]):
             low, high = offsets[position], offsets[position + 1]
             if low < high:
-                rows = nodes.decoders[out][nodes.inverse[low:high]]
-                torch.mm(j[position], rows.T.to(j.dtype), out=products[:, low:high])
+                nodes.decoders.multiply(out, j[position], nodes.inverse[low:high], products[:, low:high])
         if nodes.scale is not None:
             products *= nodes.scale[nodes.positions[: products.shape[1]]]
         return products

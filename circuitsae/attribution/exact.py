@@ -66,7 +66,8 @@ def feature_changes(context: Context, number: int) -> Changes:
 
     def added(chosen: Tensor) -> dict[str, Tensor]:
         return {
-            hook: change[chosen, None] * nodes.decoders[out][nodes.inverse[chosen]] for out, hook in enumerate(hooks)
+            hook: change[chosen, None] * nodes.decoders.take(out, nodes.inverse[chosen])
+            for out, hook in enumerate(hooks)
         }
 
     return Changes(min(spliced.hooked.layer(hook) for hook in hooks), hooks, nodes.positions, added)

@@ -42,7 +42,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--preset", metavar="NAME", help="a name from 'circuitsae presets' (smollm2, else tiny)")
     group.add_argument("--model", metavar="NAME|FOLDER", help="a model, in place of a preset's")
     group.add_argument(
-        "--dictionary", action="append", default=[], metavar="FOLDER", help="a dictionary for --model; repeatable"
+        "--dictionary",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a dictionary for --model, or neurons: those of every MLP; repeatable",
     )
     group.add_argument(
         "--sites", nargs="+", metavar="SITE", help="attach dictionaries only here, such as blocks.7.hook_resid_post"

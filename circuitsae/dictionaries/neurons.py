@@ -1,6 +1,7 @@
 """The neuron dictionary: every coordinate of a hook point is a feature, W is the identity, nothing is unexplained.
 
-The baseline that dictionaries are measured against (feature-circuits calls it identity dictionaries), and the way to
+`load(model, dictionaries="neurons")` attaches one to every MLP after its nonlinearity, so that a model for which nobody has
+trained dictionaries can be traced. The baseline that dictionaries are measured against (feature-circuits calls it identity dictionaries), and the way to
 trace single neurons at `blocks.L.mlp.hook_post`. The identity matrix is never made.
 
 >>> import torch
@@ -21,6 +22,9 @@ from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.config import DictionaryConfig, reshape_at
 from circuitsae.dictionaries.weights import MemoryWeights
 from circuitsae.errors import InputError
+
+NEURONS = "neurons"
+"""The name under which every MLP's neurons are asked for, in place of dictionaries."""
 
 
 def identity_dictionary(hook: str, d: int, *, prepend_bos: bool = True) -> "NeuronDictionary":

@@ -94,9 +94,7 @@ def _nodes(
     else:
         nodes = prompt.nodes[owner]
         positions, indices = nodes.positions, nodes.indices
-        squares = sum((d.double() ** 2).sum(-1) for d in nodes.decoders)
-        assert isinstance(squares, torch.Tensor)
-        size = nodes.activations.abs().double() * squares.sqrt()[nodes.inverse]
+        size = nodes.activations.abs().double() * nodes.decoders.squares().sqrt()[nodes.inverse]
         if nodes.scale is not None:
             size = size * nodes.scale[positions].abs()
         block = None if effects is None else effects.features()[owner].effects

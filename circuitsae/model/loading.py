@@ -12,9 +12,11 @@ from safetensors import SafetensorError
 
 from circuitsae.dictionaries.base import Dictionary
 from circuitsae.dictionaries.loaders import load_dictionary
+from circuitsae.dictionaries.neurons import NEURONS, identity_dictionary
 from circuitsae.errors import InputError, UnknownNameError
-from circuitsae.model import lean
+from circuitsae.model import lean, points
 from circuitsae.model.centring import centre_writing_weights, is_centred
+from circuitsae.model.hooks import HookedModel, Watch
 from circuitsae.model.modes import in_own_mode
 from circuitsae.model.spliced import SplicedModel
 from circuitsae.presets.catalogue import find_preset, reference_of
@@ -56,7 +58,8 @@ def load(
         preset: A preset's name or TOML file; `circuitsae presets` lists them. The arguments below replace its parts.
         model: A folder, a repository of the Hugging Face hub (its safetensors are fetched into the hub's cache), or a
             TransformerLens model that is loaded already.
-        dictionaries: Folders, names that a loader knows, `Dictionary` or sae_lens objects.
+        dictionaries: Folders, names that a loader knows, `Dictionary` or sae_lens objects; or `"neurons"`: every MLP's
+            neurons are the features, for a model that has no dictionaries (docs/neurons.md).
         device: Where to compute; CUDA where there is a device, else the CPU.
         dtype: The model's arithmetic, float32 by default.
         tokenizer: A transformers tokenizer in place of the model's own.
@@ -84,7 +87,12 @@ def load(
             if lacking
             else 'Nothing to load was named; expected a preset, such as load("tiny"), or model= and dictionaries=.'
         )
-    attached = _attached(dictionaries if dictionaries is not None else chosen.dictionaries, sites)  # type: ignore[union-attr]
+    wanted = dictionaries if dictionaries is not None else chosen.dictionaries  # type: ignore[union-attr]
+    wanted = [NEURONS] if isinstance(wanted, str) and wanted == NEURONS else _listed(wanted)
+    neurons = any(isinstance(one, str) and one == NEURONS for one in wanted)
+    attached = [d for one in wanted if not (isinstance(one, str) and one == NEURONS) for d in load_dictionary(one)]
+    if not neurons:
+        attached = _of_sites(attached, sites)
     wanting = [dictionary.site for dictionary in attached if _wants_centred(dictionary)]
     centred = (chosen is not None and chosen.center_writing_weights) or bool(wanting)
     if center_writing_weights is not None:
@@ -114,6 +122,8 @@ def load(
         loaded = model
         if wanting and center_writing_weights is None and not is_centred(model):
             warnings.warn(_NOT_CENTRED.format(", ".join(wanting[:3])), stacklevel=3)
+    if neurons:
+        attached = _of_sites([*attached, *_neurons(loaded)], sites)
     if chosen is not None:
         skip_positions = chosen.skip_positions if skip_positions is None else skip_positions
         skip_sinks = chosen.skip_sinks if skip_sinks is None else skip_sinks
@@ -134,11 +144,41 @@ def load(
     return spliced
 
 
-def _attached(given: Iterable[Any], sites: Sequence[str] | None) -> list[Dictionary]:
-    """Opens the dictionaries, and keeps those of the sites that are asked for."""
+def _listed(given: Any) -> list[Any]:
     if isinstance(given, (str, bytes, os.PathLike, Dictionary)):
         raise InputError("Dictionaries are given as a list; expected dictionaries=[...], not one alone.")
-    opened = [dictionary for one in given for dictionary in load_dictionary(one)]
+    return list(given)
+
+
+def _neurons(model: Any) -> list[Dictionary]:
+    """Returns a dictionary of every MLP's neurons: what its last product is given, after the nonlinearity and the gate.
+
+    Raises:
+        InputError: The model has no such MLPs.
+    """
+    hooked = HookedModel(model)
+    seen: dict[str, torch.Tensor] = {}
+    inside = [points.of(layer, "mlp.hook_post") for layer in range(hooked.n_layers)]
+    after = [points.of(layer, "hook_mlp_out") for layer in range(hooked.n_layers)]
+    tokens = torch.arange(1, 4, device=hooked.device)[None]
+    with torch.no_grad():
+        hooked.forward(tokens, [(name, Watch(seen, name)) for name in (*inside, *after) if hooked.has(name)])
+    # A mixture of experts has the hook point too, and it is what all of them together give.
+    found = [
+        identity_dictionary(name, seen[name].shape[-1])
+        for name, out in zip(inside, after, strict=True)
+        if name in seen and not (out in seen and torch.equal(seen[name], seen[out]))
+    ]
+    if not found:
+        raise InputError(
+            f"{hooked.family} has no neurons that can be attached: no MLP of it has them at 'mlp.hook_post' (mixtures of "
+            "experts have none). Give dictionaries for it."
+        )
+    return [*found]
+
+
+def _of_sites(opened: list[Dictionary], sites: Sequence[str] | None) -> list[Dictionary]:
+    """Returns the dictionaries of the sites that are asked for."""
     if sites is None:
         return opened
     if isinstance(sites, str):

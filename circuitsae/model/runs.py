@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from circuitsae.dictionaries.active import SparseFeatures
 from circuitsae.dictionaries.base import Dictionary
+from circuitsae.dictionaries.neurons import NeuronDictionary
 from circuitsae.errors import SpliceError, TaskError
 from circuitsae.model import points
 from circuitsae.model.finite import checked
@@ -35,6 +36,11 @@ class DecoderRows:
         self._dictionary, self._unique, self._device, self._dtype = dictionary, unique, like.device, like.dtype
         self._rows: dict[int, Tensor] = {}
 
+    @classmethod
+    def of(cls, dictionary: Dictionary, unique: Int[Tensor, "unique"], like: Tensor) -> "DecoderRows":
+        """Returns a dictionary's rows of some features; of neurons, whose rows are unit vectors, without making them."""
+        return (UnitRows if isinstance(dictionary, NeuronDictionary) else DecoderRows)(dictionary, unique, like)
+
     def __len__(self) -> int:
         return len(self._dictionary.hook_outs)
 
@@ -49,9 +55,62 @@ class DecoderRows:
         """Returns the rows that are kept at present."""
         return list(self._rows.values())
 
+    def take(self, out: int, numbers: Int[Tensor, "n"]) -> Float[Tensor, "n d_out"]:
+        """Returns some of the rows."""
+        return self[out][numbers]
+
+    def along(
+        self, out: int, vectors: Float[Tensor, "pos d_out"], rows: Int[Tensor, "n"], numbers: Int[Tensor, "n"]
+    ) -> Float[Tensor, "n"]:
+        """Returns `vectors[rows[k]]` times row `numbers[k]` for every k; `rows` ascend."""
+        return sampled_products(vectors, rows, self[out], numbers)
+
+    def multiply(
+        self, out: int, vectors: Float[Tensor, "part d_out"], numbers: Int[Tensor, "n"], into: Float[Tensor, "part n"]
+    ) -> None:
+        """Writes every vector times each of some rows."""
+        torch.mm(vectors, self[out][numbers].T.to(vectors.dtype), out=into)
+
+    def written(
+        self, out: int, weights: Float[Tensor, "n"], rows: Int[Tensor, "n"], numbers: Int[Tensor, "n"], n_rows: int
+    ) -> Float[Tensor, "pos d_out"]:
+        """Returns, at every position, the sum of `weights[k]` times row `numbers[k]` over the k there; `rows` ascend."""
+        return weighted_rows(weights, rows, self[out], numbers, n_rows)
+
+    def squares(self) -> Float[Tensor, "unique"]:
+        """Returns the rows' squared norms, over all that the dictionary writes."""
+        return torch.stack([(self[out].double() ** 2).sum(-1) for out in range(len(self))]).sum(0)
+
     def forget(self) -> None:
         """Gives the memory back; what is asked for later is read again."""
         self._rows.clear()
+
+
+class UnitRows(DecoderRows):
+    """Those of a neuron dictionary: row k is the unit vector of neuron `unique[k]`, so products are picked, not computed."""
+
+    def take(self, out: int, numbers: Int[Tensor, "n"]) -> Float[Tensor, "n d_out"]:
+        rows = self._dictionary.decoder_rows(self._unique[numbers], out)
+        return rows.to(device=self._device, dtype=self._dtype)
+
+    def along(
+        self, out: int, vectors: Float[Tensor, "pos d_out"], rows: Int[Tensor, "n"], numbers: Int[Tensor, "n"]
+    ) -> Float[Tensor, "n"]:
+        return vectors[rows, self._unique[numbers]]
+
+    def multiply(
+        self, out: int, vectors: Float[Tensor, "part d_out"], numbers: Int[Tensor, "n"], into: Float[Tensor, "part n"]
+    ) -> None:
+        into.copy_(vectors[:, self._unique[numbers]])
+
+    def written(
+        self, out: int, weights: Float[Tensor, "n"], rows: Int[Tensor, "n"], numbers: Int[Tensor, "n"], n_rows: int
+    ) -> Float[Tensor, "pos d_out"]:
+        found = weights.new_zeros(n_rows, self._dictionary.d_out)
+        return found.index_put((rows, self._unique[numbers]), weights, accumulate=True)
+
+    def squares(self) -> Float[Tensor, "unique"]:
+        return torch.ones(len(self._unique), dtype=torch.float64, device=self._device)
 
 
 @dataclass(frozen=True)
@@ -478,7 +537,7 @@ def _encode(dictionary: Dictionary, x: Tensor, kept: Tensor) -> "tuple[FeatureRu
         if scale is not None:
             scale = torch.ones(n_tokens, dtype=scale.dtype, device=scale.device).index_put_((kept,), scale)
     unique, inverse = torch.unique(features.indices, return_inverse=True)
-    decoders = DecoderRows(dictionary, unique, x)
+    decoders = DecoderRows.of(dictionary, unique, x)
     return FeatureRun(dictionary, x, kept, features, scale, unique, inverse, decoders), encoding.biases
 
 
@@ -498,7 +557,7 @@ def _site(
         bias[kept] += biases[out]
         features = run.features
         weights = features.values if run.scale is None else features.values * run.scale[features.rows]
-        decoded += weighted_rows(weights, features.rows, run.decoders[out], run.inverse, n_tokens)
+        decoded += run.decoders.written(out, weights, features.rows, run.inverse, n_tokens)
         path = run.dictionary.skip(run.x_in[kept]) if out == 0 else None
         if path is not None:
             skip = torch.zeros_like(x) if skip is None else skip

@@ -1,6 +1,6 @@
 """Presets: a model and dictionaries that fit it, under one name, as a small TOML file that anyone can write.
 
-Three ship with the package (`smollm2`, `tiny`, `tiny-transcoders`); others come from a folder of TOML files
+Two models ship with the package, `tiny` and `smollm2`, with SAEs, transcoders or their own neurons; others come from a folder of TOML files
 ([preset_folders][circuitsae.presets.catalogue.preset_folders]) or from plugins. Listing them imports no torch.
 """
 

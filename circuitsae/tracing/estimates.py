@@ -265,7 +265,7 @@ class _Probe:
         numbers = sum(f.x_in.numel() + 3 * f.features.values.numel() for f in run.features)
         numbers += sum(3 * site.x.numel() for site in run.sites.values())
         numbers += self.n_tokens * self.spliced.d_model * (1 + len(start_layers(self.spliced, self.whole)))
-        numbers += sum(decoder.numel() for f in run.features for decoder in f.decoders)
+        numbers += sum(rows.numel() for f in run.features for rows in f.decoders.here())
         return int(run.embed.element_size() * numbers * self.whole / self.n_tokens)
 
 
