@@ -132,6 +132,13 @@ def add_graph(parser: argparse.ArgumentParser) -> None:
         "--compat", metavar="PACKAGE", help="give another package's numbers: circuit-tracer; see docs/graphs.md"
     )
     graph.add_argument("--skip-nodes", action="store_true", help="offer error nodes at skipped positions as nodes too")
+    graph.add_argument(
+        "--faithful",
+        dest="min_faithfulness",
+        type=float,
+        metavar="SHARE",
+        help="keep as few of the strongest nodes as give this share of the metric when all others are really ablated",
+    )
     graph.add_argument("--measure", type=positive, metavar="N", help="ablate the N strongest nodes, one at a time")
 
 
@@ -151,7 +158,7 @@ def attribution_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 _GRAPH = (
     *("linearisation", "targets", "logit_share", "max_logits", "error_targets", "max_nodes", "node_threshold"),
-    *("edge_threshold", "top_edges", "prune", "merge_pruned", "compat", "skip_nodes", "measure"),
+    *("edge_threshold", "top_edges", "prune", "merge_pruned", "compat", "skip_nodes", "measure", "min_faithfulness"),
 )
 
 

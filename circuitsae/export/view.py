@@ -10,6 +10,7 @@ from typing import Any
 
 from circuitsae import names
 from circuitsae.graph.circuit import Circuit
+from circuitsae.graph.reports import explained
 from circuitsae.graph.schema import NODE_NUMBERS
 from circuitsae.kinds import NODE_KINDS
 
@@ -80,6 +81,7 @@ def view_payload(circuit: Circuit) -> dict[str, Any]:
         "tokens": about.get("tokens") or _tokens_from_nodes(data),
         "metric": {**metric, "name": metric.get("name", "metric"), "description": metric.get("description", "")},
         **{name: about[name] for name in _ABOUT if about.get(name) is not None},
+        "explained": explained(circuit),
         "sites": [_site(site, layer_of.get(site, names.layer_of(site))) for site in sites],
         "nodes": {name: column for name, column in nodes.items() if any(value is not None for value in column)},
         "edges": {

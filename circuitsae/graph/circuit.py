@@ -19,7 +19,9 @@ from circuitsae.files import read_whole, write_whole
 from circuitsae.graph import labels as label_files
 from circuitsae.graph import prune as pruners
 from circuitsae.graph import reports, schema
+from circuitsae.graph.influence import Scores, graph_scores
 from circuitsae.graph.schema import Attributes, Graph
+from circuitsae.graph.table import table_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # pyright: ignore[reportMissingTypeStubs]
@@ -147,6 +149,14 @@ class Circuit:
         """Returns the `n` edges of largest |weight|, largest first, as (source, target)."""
         return strongest_of(self.graph.edges(data=True), n)
 
+    def scores(self) -> Scores | None:
+        """Returns how much of what acts goes through nodes that can be read: circuit-tracer's replacement and completeness.
+
+        `None` where the graph has no edges or no metric node.
+        """
+        table, _ = table_of(self.graph)
+        return graph_scores(table) if len(table) and table.start.any() else None
+
     def nodes_table(self) -> list[dict[str, Any]]:
         """Returns a row per node (`node` and its attributes), largest |effect| first, those without an effect last."""
         rows: list[dict[str, Any]] = [{"node": key, **data} for key, data in self.graph.nodes(data=True)]
@@ -204,6 +214,7 @@ class Circuit:
             if source in inside and target in inside
         )
         part.graph.update(deepcopy(self.graph.graph))
+        part.graph.pop("faithfulness", None)
         if "pins" in part.graph:
             part.graph["pins"] = [key for key in part.graph["pins"] if key in inside]
         for group in part.graph.get("groups", ()):

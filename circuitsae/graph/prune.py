@@ -148,6 +148,7 @@ def prune_graph(
     _apply(graph, keys, whole, table, kept, effects)
     record = {"max_nodes": max_nodes, "node_threshold": node_threshold, "edge_threshold": edge_threshold}
     graph.graph["prune"] = name
+    graph.graph.pop("faithfulness", None)  # that was of all its nodes
     graph.graph["options"] = {**graph.graph.get("options", {}), **record, "merge_pruned": merge_pruned}
     was = graph.graph.get("kept", {})
     graph.graph["kept"] = {

@@ -48,7 +48,29 @@ def summary(circuit: "Circuit") -> list[str]:
     lines.append(f"nodes: {counts(circuit)}" + (f" ({', '.join(parts)})" if parts else ""))
     of = f" (of {kept['edge_candidates']:,})" if _is_count(kept.get("edge_candidates")) else ""
     lines.append(f"edges: {circuit.graph.number_of_edges():,}{of}")
+    lines += explained(circuit)
     return lines
+
+
+def explained(circuit: "Circuit") -> list[str]:
+    """Returns how much of the metric the circuit explains, as far as it says, in a line."""
+    about = circuit.graph.graph
+    parts: list[str] = []
+    found: dict[str, Any] = about.get("faithfulness") or {}
+    share: float | None = found.get("faithfulness")
+    if share is not None:
+        random: list[float] = [other for other in found.get("random_faithfulness", ()) if other is not None]
+        beside = f" (random nodes {min(random):.2f} to {max(random):.2f})" if random else ""
+        asked: float | None = about.get("options", {}).get("min_faithfulness")
+        short = f", short of the {asked:g} asked for" if asked and share < asked else ""
+        parts.append(f"faithfulness {share:.2f}{beside}{short}")
+    kept = about.get("kept", {})
+    if isinstance(kept.get("error_share"), int | float):
+        parts.append(f"error nodes hold {kept['error_share']:.0%} of all |effect|")
+    scores = circuit.scores()
+    if scores is not None:
+        parts.append(f"completeness {scores.completeness:.2f}, replacement {scores.replacement:.2f}")
+    return [f"explained: {'; '.join(parts)}"] if parts else []
 
 
 def counts(circuit: "Circuit") -> str:

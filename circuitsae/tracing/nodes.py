@@ -10,6 +10,7 @@ from torch import Tensor
 from circuitsae import names
 from circuitsae.attribution.contributions import FeatureTargets, Sources
 from circuitsae.attribution.effects import Context, NodeBlock, NodeEffects
+from circuitsae.evaluation.faithfulness import smallest_faithful
 from circuitsae.graph.merging import merged_sums
 from circuitsae.graph.prune import Pruner
 from circuitsae.graph.schema import Graph, known_effect
@@ -234,6 +235,27 @@ class ChosenNodes:
             "effect_share": float(sizes[in_graph].sum()) / whole if whole else 1.0,
             "error_share": float(sizes[self._candidate & ~features].sum()) / whole if whole else 0.0,
         }
+
+
+def faithful_nodes(context: Context, effects: NodeEffects, options: GraphOptions) -> int | None:
+    """Returns of how many of the strongest features, with the error nodes as strong, the circuit has its faithfulness.
+
+    Where it is not reached, as many as are allowed.
+    """
+    n = len(context.task.tokens)
+    dropped = {p % n for p in options.drop_positions if -n <= p < n}
+    found: list[tuple[float, bool, str]] = []
+    for block in (*effects.features(), *effects.errors()):
+        part = effects.offered(block, options.skip_nodes)
+        for number, (size, at) in enumerate(zip(part.effects.abs().tolist(), part.positions.tolist(), strict=True)):
+            if at not in dropped:
+                found.append((size, part.kind == "feature", part.key(number)))
+    found.sort(key=lambda node: -node[0])
+    ends = [place for place, (_, is_feature, _) in enumerate(found, 1) if is_feature][: options.max_nodes]
+    if not ends:
+        return options.max_nodes
+    place, _ = smallest_faithful(context, [key for _, _, key in found], ends, options.min_faithfulness or 0.0)
+    return len(ends) if place is None else place + 1
 
 
 def as_numpy(x: Tensor) -> Floats:

@@ -53,6 +53,7 @@ class GraphOptions:
     skip_nodes: bool
     drop_positions: tuple[int, ...]
     measure: int
+    min_faithfulness: float | None
 
     def __post_init__(self) -> None:
         if self.targets not in TARGETS:
@@ -67,6 +68,16 @@ class GraphOptions:
             raise InputError(f"top_edges is {self.top_edges}; expected at least 1, or None for all.")
         if self.measure < 0:
             raise InputError(f"measure is {self.measure}; expected the number of nodes to ablate, 0 or more.")
+        if self.min_faithfulness is not None:
+            if not 0 < self.min_faithfulness <= 1:
+                raise InputError(
+                    f"min_faithfulness is {self.min_faithfulness}; expected the share of the metric that the kept nodes are to "
+                    "give, above 0, at most 1."
+                )
+            if self.prune != "top-k" or self.node_threshold is not None:
+                raise InputError(
+                    "min_faithfulness grows the circuit by its strongest nodes; expected prune='top-k' and no node_threshold."
+                )
 
 
 @dataclass(frozen=True)

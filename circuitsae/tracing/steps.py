@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar, cast
 
 from circuitsae import names, registry
@@ -12,6 +12,7 @@ from circuitsae.attribution.edges import LINEARISATIONS
 from circuitsae.attribution.effects import GRADIENTS, Context, NodeEffects, make_context, node_effects, run_method
 from circuitsae.attribution.exact import measure_nodes
 from circuitsae.errors import InputError, UnknownNameError
+from circuitsae.evaluation.faithfulness import faithfulness_in
 from circuitsae.graph.aggregation import average, check_min_count
 from circuitsae.graph.alignment import Align, check_alignment
 from circuitsae.graph.circuit import Circuit
@@ -23,7 +24,7 @@ from circuitsae.progress import Progress, report
 from circuitsae.task.task import Task
 from circuitsae.tracing.edges import build_graph, compute_edges
 from circuitsae.tracing.logits import logit_targets
-from circuitsae.tracing.nodes import ChosenNodes
+from circuitsae.tracing.nodes import ChosenNodes, faithful_nodes
 from circuitsae.tracing.options import CONTEXT, TraceOptions, of_compat
 from circuitsae.tracing.record import provenance
 
@@ -87,6 +88,7 @@ def trace(
     skip_nodes: bool = False,
     drop_positions: Sequence[int] = (),
     measure: int = 0,
+    min_faithfulness: float | None = None,
     reference: Sequence[str | Sequence[int]] | None = None,
     compat: str | None = None,
     progress: Progress | None = None,
@@ -124,6 +126,8 @@ def trace(
         skip_nodes: Whether error nodes at skipped positions are offered as nodes.
         drop_positions: Positions at which dictionaries are applied, but whose features and error nodes are left out.
         measure: How many of the strongest nodes to really ablate; stored as `measured_effect`.
+        min_faithfulness: Keeps as few of the strongest nodes, up to `max_nodes` features, as have this faithfulness when all
+            others are really set to their baselines; the graph's `faithfulness` says how far it came, beside random sets.
         compat: Another package whose numbers to give: options left at their defaults take what that package does.
             `"circuit-tracer"`: `linearisation="frozen"`, `targets="logits"`, `drop_positions=[0]`, `skip_positions=[]`,
             zero baseline, all nodes and edges; `prune="influence"` then prunes as it does.
@@ -179,6 +183,8 @@ def trace_in(context: Context, asked: TraceOptions) -> Circuit:
     options, pruner = asked.graph, asked.pruner
     effects = run_method(context)
     tops = logit_targets(context, options) if options.targets == "logits" else None
+    if options.min_faithfulness is not None:
+        options = replace(options, max_nodes=faithful_nodes(context, effects, options))
     nodes = ChosenNodes(context, effects, pruner, options, tops)
     edges = compute_edges(context, effects, nodes, options, pruner.edge_threshold(options.edge_threshold))
     table = edges.table(nodes)
@@ -187,6 +193,9 @@ def trace_in(context: Context, asked: TraceOptions) -> Circuit:
         table, kept = merge_into_errors(table, kept)
     graph = build_graph(nodes, edges, table, kept)
     measure_strongest(context, graph, options.measure)
+    if options.min_faithfulness is not None:
+        kept_nodes = [key for key, kind in graph.nodes(data="kind") if kind in ("feature", "error")]
+        graph.graph["faithfulness"] = faithfulness_in(context, kept_nodes, n_random=3).to_json()
     graph.graph.update(provenance(context, effects))
     graph.graph.update(
         linearisation=options.linearisation,

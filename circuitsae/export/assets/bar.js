@@ -56,6 +56,8 @@ export function barOf(view) {
   });
   const bias = make("input", { type: "checkbox", on: { change: () => view.set({ bias: bias.checked }) } });
   view.biasBox = bias;
+  const errors = make("input", { type: "checkbox", on: { change: () => view.set({ errors: errors.checked }) } });
+  view.errorsBox = errors;
   view.tableButton = button("Table", "Table", () => view.set({ table: !view.state.table }), {
     "aria-pressed": "false",
   });
@@ -79,6 +81,7 @@ export function barOf(view) {
     view.nodesSlider.label,
     view.edgesSlider.label,
     make("label", { class: "cg-field" }, make("span", { text: "Colour" }), view.colourSelect),
+    circuit.kind.includes("error") ? make("label", { class: "cg-check" }, errors, "errors") : null,
     circuit.bias >= 0 ? make("label", { class: "cg-check" }, bias, "bias edges") : null,
     tools,
   );
@@ -136,12 +139,14 @@ export function fillBar(view) {
     : 0;
   view.edgesSlider.range.value = EDGE_STEPS.findIndex((step) => step >= state.edges);
   view.biasBox.checked = state.bias;
+  view.errorsBox.checked = state.errors;
   const [nodes, edges] = amounts(view);
   view.nodesSlider.said.textContent = `${count(view.kept().length)} / ${count(most)}`;
   view.edgesSlider.said.textContent = state.edges === Infinity ? "all" : `${state.edges} each`;
   view.said.replaceChildren(
     make("span", { class: "cg-count-nodes", text: nodes }),
     make("span", { class: "cg-count-edges", text: edges }),
+    ...(circuit.about.explained || []).map((text) => make("span", { class: "cg-count-explained", text })),
   );
   view.colourSelect.replaceChildren(
     ...view.modes.map((mode) => make("option", { value: mode.id, text: mode.name, selected: mode === view.mode })),

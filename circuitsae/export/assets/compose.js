@@ -9,14 +9,15 @@ export const MOST_DRAWN = 12000; // edges; more would be one wall of colour
  * first; `drawn` marks, of each item's in-edges, the `edges` strongest, and of all of those not more than
  * can be told apart.
  */
-export function compose(circuit, { nodes, edges, bias, pins, groups, onlyPinned, forced }) {
+export function compose(circuit, { nodes, edges, bias, errors = true, pins, groups, onlyPinned, forced }) {
   const { n } = circuit;
   const item = new Int32Array(n).fill(-1);
   const always = new Set([...pins, ...forced]);
   for (let i = 0; i < n; i += 1) {
     const kind = circuit.kind[i];
     if (kind === "feature" || kind === "error") {
-      if (always.has(i) || (!onlyPinned && circuit.rank[i] < nodes)) item[i] = i;
+      const wanted = !onlyPinned && circuit.rank[i] < nodes && (errors || kind !== "error");
+      if (always.has(i) || wanted) item[i] = i;
     } else if (kind !== "bias" || bias || always.has(i)) item[i] = i;
   }
   groups.forEach((group, g) => group.nodes.forEach((i) => (item[i] = n + g)));

@@ -28,7 +28,14 @@ export function whyNotMore(view) {
   const { circuit, shown, state } = view;
   const known = circuit.about.kept || {};
   const reasons = [];
-  const hidden = circuit.choosable.length - view.kept().length;
+  const folded = state.errors ? [] : circuit.choosable.filter((i) => circuit.kind[i] === "error" && shown.item[i] < 0);
+  if (folded.length) {
+    const held = folded.reduce((sum, i) => sum + circuit.strength[i], 0) / (circuit.totalStrength || 1);
+    reasons.push(
+      `${plural(folded.length, "error node")} hidden, which hold ${percent(held)} of the circuit\u2019s ${circuit.strengthName}; tick \u201cerrors\u201d.`,
+    );
+  }
+  const hidden = circuit.choosable.length - view.kept().length - folded.length;
   if (state.onlyPinned && state.pins.size)
     reasons.push(`${plural(hidden, "node")} hidden because only pinned ones are shown.`);
   else if (hidden > 0) reasons.push(`${plural(hidden, "weaker node")} below the Nodes slider.`);

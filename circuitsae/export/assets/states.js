@@ -9,6 +9,7 @@ export function getState(view) {
     nodes: state.nodes,
     edges: state.edges === Infinity ? "all" : state.edges,
     bias: state.bias,
+    errors: state.errors,
     onlyPinned: state.onlyPinned,
     colour: state.colour,
     table: state.table,
@@ -30,7 +31,8 @@ export function setState(view, given) {
     state.nodes = Math.max(0, Math.min(circuit.choosable.length, Math.round(given.nodes)));
   if (given.edges === "all" || given.edges === Infinity) state.edges = Infinity;
   else if (Number.isFinite(given.edges)) state.edges = Math.max(0, Math.round(given.edges));
-  for (const name of ["bias", "onlyPinned", "table"]) if (typeof given[name] === "boolean") state[name] = given[name];
+  for (const name of ["bias", "errors", "onlyPinned", "table"])
+    if (typeof given[name] === "boolean") state[name] = given[name];
   if (given.overlay && typeof given.overlay === "object") view.setOverlay(given.overlay);
   if (typeof given.note === "string" && view.note) {
     view.note.textContent = given.note;
