@@ -22,6 +22,7 @@ from circuitsae.graph.aggregation import aggregate as aggregate
 from circuitsae.graph.circuit import Circuit as Circuit
 from circuitsae.graph.comparison import Comparison as Comparison
 from circuitsae.graph.comparison import compare as compare
+from circuitsae.graph.grouping import group as group
 from circuitsae.interventions import Ablate as Ablate
 from circuitsae.interventions import AblateEdge as AblateEdge
 from circuitsae.interventions import Add as Add
@@ -36,6 +37,7 @@ from circuitsae.interventions import Swap as Swap
 from circuitsae.interventions import generate as generate
 from circuitsae.interventions import intervene as intervene
 from circuitsae.interventions import intervene_many as intervene_many
+from circuitsae.interventions.groups import measure_groups as measure_groups
 from circuitsae.labels.describing import describe as describe
 from circuitsae.labels.sources import label_circuit as label_circuit
 from circuitsae.labels.sources import open_labels as open_labels

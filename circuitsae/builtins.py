@@ -152,6 +152,13 @@ ROWS: tuple[Row, ...] = (
     Row(
         "pruners", "influence", "circuitsae.graph.prune:Influence", "nodes and edges that hold a share of the influence"
     ),
+    # groupings
+    Row(
+        "groupings",
+        "profiles",
+        "circuitsae.graph.grouping:Profiles",
+        "features that the same things reach and that reach the same",
+    ),
     # exporters
     Row("exporters", "json", "circuitsae.export.formats:as_json", "circuitsae's own, read back", {"suffix": ".json"}),
     Row(

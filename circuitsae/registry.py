@@ -1,9 +1,9 @@
-"""Plugins: one registry for the seven kinds of thing that others may add.
+"""Plugins: one registry for the eight kinds of thing that others may add.
 
 A plugin is registered under a kind and a name, as a `"module:attribute"` string (imported when first used) or, by the
 decorator, as the object itself. The built-ins go through the same call as a stranger's. Other distributions name theirs
-by entry points in the groups `circuitsae.metrics`, `.methods`, `.loaders`, `.pruners`, `.exporters`, `.labels` and
-`.presets`. Listing imports nothing; a plugin that fails to import is named in a
+by entry points in the groups `circuitsae.metrics`, `.methods`, `.loaders`, `.pruners`, `.groupings`, `.exporters`,
+`.labels` and `.presets`. Listing imports nothing; a plugin that fails to import is named in a
 [PluginError][circuitsae.errors.PluginError] and takes nothing else down.
 
 >>> @register("pruners", "keep-nothing")

@@ -98,6 +98,16 @@ def as_text(circuit: "Circuit", n: int = 10) -> str:
             header, align = [*header, "label"], align + "<"
             columns.append([" ".join(data.get("label", "").split())[:80] for _, data in nodes])
         lines += ["", *table_lines(header, columns, align)]
+    groups = circuit.graph.graph.get("groups", [])[:n]
+    if groups:
+        header, align = ["groups", "nodes"], "<>"
+        columns = [[group["name"] for group in groups], [f"{len(group['keys']):,}" for group in groups]]
+        if all("measured_effect" in group for group in groups):
+            header, align = [*header, "measured", "each alone"], align + ">>"
+            columns += [
+                [number_text(g.get(name), signed=True) for g in groups] for name in ("measured_effect", "effect")
+            ]
+        lines += ["", *table_lines(header, columns, align)]
     edges = [(*ends, circuit.graph.edges[ends]) for ends in circuit.strongest_edges(n)]
     if edges:
         columns = [

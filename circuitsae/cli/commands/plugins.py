@@ -8,8 +8,8 @@ from circuitsae.cli.output import Console, table
 from circuitsae.errors import InputError, PluginError, UnknownNameError
 
 DESCRIPTION = """\
-Lists what is registered under a name: metrics, methods, loaders, pruners, exporters, labels and presets, with the
-distribution that each comes from. Other distributions add theirs by entry points (docs/plugins.md); those are
+Lists what is registered under a name: metrics, methods, loaders, pruners, groupings, exporters, labels and presets,
+with the distribution that each comes from. Other distributions add theirs by entry points (docs/plugins.md); those are
 imported, and one that can't be is marked as broken. It takes nothing else down.
 
 'circuitsae plugins new NAME' writes a distribution of your own with a metric, a method, an exporter and tests.

@@ -2,7 +2,7 @@
 
 import argparse
 
-from circuitsae.cli import circuits, models, options
+from circuitsae.cli import circuits, labelling, models, options
 from circuitsae.cli.output import Console
 
 DESCRIPTION = """\
@@ -30,6 +30,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     options.add_attribution(parser)
     options.add_graph(parser)
     result = circuits.add_result(parser)
+    result.add_argument(
+        "--group",
+        action="store_true",
+        help="group features that do the same job, and measure each group by ablating it as one",
+    )
     options.add_estimate(result)
 
 
@@ -49,4 +54,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             console.cost(circuitsae.estimate(spliced, task, **settings))
             return
         circuit = circuitsae.trace(spliced, task, progress=progress, **settings)
+        if args.group:
+            labelling.label(circuit, args.labels, spliced.preset, console, spliced.dictionaries)
+            circuit = circuitsae.measure_groups(spliced, task, circuitsae.group(circuit), progress=progress)
     circuits.give(circuit, args, outputs, spliced.preset, spliced.dictionaries, console)

@@ -104,12 +104,20 @@ export class Panel {
     if (view.groups.length) {
       parts.push(
         make("h3", { text: `Groups (${view.groups.length})` }),
+        make("p", {
+          class: "cg-soft",
+          text: "All members ablated at once; \u2248 the sum of what is predicted of each.",
+        }),
         listOf(
           view.groups.map((group, g) =>
             linkRow(view, {
               name: group.name,
               place: plural(group.nodes.length, "node"),
-              numbers: [format(view.sum(group.nodes), true)],
+              numbers: [
+                Number.isFinite(group.measured)
+                  ? format(group.measured, true)
+                  : `\u2248 ${format(view.sum(group.nodes), true)}`,
+              ],
               open: () => view.choose([circuit.n + g]),
             }),
           ),

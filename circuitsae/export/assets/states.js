@@ -51,7 +51,11 @@ export function setState(view, given) {
         nodes: rows(group.keys).filter(
           (i) => (view.choosable(i) || circuit.kind[i] === "token") && !taken.has(i) && taken.add(i),
         ),
+        // of all its members at once
+        measured: typeof group.measured_effect === "number" ? group.measured_effect : NaN,
+        whole: Array.isArray(group.keys) ? group.keys.length : 0,
       }))
+      .map(({ name, nodes, measured, whole }) => ({ name, nodes, measured: nodes.length === whole ? measured : NaN }))
       .filter((group) => group.nodes.length);
   }
   if (given.selected) {

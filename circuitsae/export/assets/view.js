@@ -463,7 +463,11 @@ export class View {
       .sort((a, b) => a - b);
     if (!members.length) return;
     const taken = new Set(members);
-    for (const group of this.groups) group.nodes = group.nodes.filter((i) => !taken.has(i));
+    for (const group of this.groups)
+      if (group.nodes.some((i) => taken.has(i))) {
+        group.nodes = group.nodes.filter((i) => !taken.has(i));
+        group.measured = NaN;
+      }
     this.groups = this.groups.filter((group) => group.nodes.length);
     const label = members.map((i) => circuit.label[i]).find(Boolean);
     this.groups.push({ name: String(name || label || `Group ${this.groups.length + 1}`).slice(0, 80), nodes: members });
@@ -496,7 +500,11 @@ export class View {
   }
 
   groupKeys() {
-    return this.groups.map((group) => ({ name: group.name, keys: group.nodes.map((i) => this.circuit.key[i]) }));
+    return this.groups.map(({ name, nodes, measured }) => ({
+      name,
+      keys: nodes.map((i) => this.circuit.key[i]),
+      ...(Number.isFinite(measured) ? { measured_effect: measured } : {}),
+    }));
   }
 
   setWay(way) {
