@@ -106,7 +106,9 @@ def edge_heads(context: Context, edges: Sequence[tuple[str, str]]) -> list[EdgeH
         linearisation="frozen", sources=numbered.sources,
     )  # fmt: skip
     found: dict[tuple[int, str], EdgeHeads] = {}
-    for target in dict.fromkeys(v for _, v in ends):
+    targets = list(dict.fromkeys(v for _, v in ends))
+    for done, target in enumerate(targets):
+        context.report(done, len(targets), "targets split by heads")
         sources = [u for u, v in ends if v == target]
         parts, heads = _split(context, engine, target, sources)
         for u, row in zip(sources, parts.tolist(), strict=True):

@@ -133,6 +133,12 @@ def add_graph(parser: argparse.ArgumentParser) -> None:
     )
     graph.add_argument("--skip-nodes", action="store_true", help="offer error nodes at skipped positions as nodes too")
     graph.add_argument(
+        "--heads",
+        type=positive,
+        metavar="N",
+        help="with --linearisation frozen: keep the N heads that carry most of each edge",
+    )
+    graph.add_argument(
         "--faithful",
         dest="min_faithfulness",
         type=float,
@@ -158,7 +164,17 @@ def attribution_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 _GRAPH = (
     *("linearisation", "targets", "logit_share", "max_logits", "error_targets", "max_nodes", "node_threshold"),
-    *("edge_threshold", "top_edges", "prune", "merge_pruned", "compat", "skip_nodes", "measure", "min_faithfulness"),
+    *(
+        "edge_threshold",
+        "top_edges",
+        "prune",
+        "merge_pruned",
+        "compat",
+        "skip_nodes",
+        "measure",
+        "min_faithfulness",
+        "heads",
+    ),
 )
 
 

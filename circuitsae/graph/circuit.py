@@ -166,6 +166,37 @@ class Circuit:
         )
         return rows
 
+    def heads(self) -> list[dict[str, Any]]:
+        """Returns a row for each attention head and pair of positions: what it carries along the edges that say so.
+
+        Each has `layer`, `head`, `source` and `target` (positions), `edges` (how many), `weight` (their weights' part that
+        passes this head and no other, in units of the metric, summed) and `carried` (the same of the absolute weights),
+        largest `carried` first. Edges have heads where the trace was asked for them (`heads=K`): its K strongest.
+        """
+        rows: dict[tuple[int, int, int, int], dict[str, Any]] = {}
+        for source, target, data in self.graph.edges(data=True):
+            at = self.graph.nodes[source].get("position"), self.graph.nodes[target].get("position")
+            if at[0] is None or at[1] is None or not data.get("contribution"):
+                continue
+            for layer, head, contribution in data.get("heads", ()):
+                row = rows.setdefault(
+                    (layer, head, *at),
+                    {
+                        "layer": layer,
+                        "head": head,
+                        "source": at[0],
+                        "target": at[1],
+                        "edges": 0,
+                        "weight": 0.0,
+                        "carried": 0.0,
+                    },
+                )
+                part = data["weight"] * contribution / data["contribution"]
+                row["edges"] += 1
+                row["weight"] += part
+                row["carried"] += abs(part)
+        return sorted(rows.values(), key=lambda row: (-row["carried"], *list(row.values())[:4]))
+
     def edges_table(self) -> list[dict[str, Any]]:
         """Returns a row per edge (`source`, `target` and its attributes), largest |weight| first."""
         rows: list[dict[str, Any]] = [

@@ -108,6 +108,21 @@ def as_text(circuit: "Circuit", n: int = 10) -> str:
                 [number_text(g.get(name), signed=True) for g in groups] for name in ("measured_effect", "effect")
             ]
         lines += ["", *table_lines(header, columns, align)]
+    heads = circuit.heads()[:n]
+    if heads:
+        tokens = circuit.graph.graph.get("tokens") or []
+        where = [
+            [f"{_quoted(tokens[at])}@{at}" if at < len(tokens) else f"@{at}" for at in ends]
+            for ends in ((r["source"], r["target"]) for r in heads)
+        ]
+        columns = [
+            [f"{row['layer']}.{row['head']}" for row in heads],
+            [f"{source} -> {target}" for source, target in where],
+            [f"{row['edges']:,}" for row in heads],
+            [number_text(row["carried"]) for row in heads],
+            [number_text(row["weight"], signed=True) for row in heads],
+        ]
+        lines += ["", *table_lines(["heads", "between", "edges", "carried", "weight"], columns, "<<>>>")]
     edges = [(*ends, circuit.graph.edges[ends]) for ends in circuit.strongest_edges(n)]
     if edges:
         columns = [

@@ -54,6 +54,7 @@ class GraphOptions:
     drop_positions: tuple[int, ...]
     measure: int
     min_faithfulness: float | None
+    heads: int
 
     def __post_init__(self) -> None:
         if self.targets not in TARGETS:
@@ -68,6 +69,10 @@ class GraphOptions:
             raise InputError(f"top_edges is {self.top_edges}; expected at least 1, or None for all.")
         if self.measure < 0:
             raise InputError(f"measure is {self.measure}; expected the number of nodes to ablate, 0 or more.")
+        if self.heads < 0:
+            raise InputError(f"heads is {self.heads}; expected how many heads to keep on each edge, 0 or more.")
+        if self.heads and self.linearisation != "frozen":
+            raise InputError("heads splits the edges of a frozen graph; expected linearisation='frozen' with it.")
         if self.min_faithfulness is not None:
             if not 0 < self.min_faithfulness <= 1:
                 raise InputError(

@@ -11,6 +11,7 @@ from circuitsae.attribution.baselines import BASELINES
 from circuitsae.attribution.edges import LINEARISATIONS
 from circuitsae.attribution.effects import GRADIENTS, Context, NodeEffects, make_context, node_effects, run_method
 from circuitsae.attribution.exact import measure_nodes
+from circuitsae.attribution.heads import edge_heads
 from circuitsae.errors import InputError, UnknownNameError
 from circuitsae.evaluation.faithfulness import faithfulness_in
 from circuitsae.graph.aggregation import average, check_min_count
@@ -89,6 +90,7 @@ def trace(
     drop_positions: Sequence[int] = (),
     measure: int = 0,
     min_faithfulness: float | None = None,
+    heads: int = 0,
     reference: Sequence[str | Sequence[int]] | None = None,
     compat: str | None = None,
     progress: Progress | None = None,
@@ -128,6 +130,10 @@ def trace(
         measure: How many of the strongest nodes to really ablate; stored as `measured_effect`.
         min_faithfulness: Keeps as few of the strongest nodes, up to `max_nodes` features, as have this faithfulness when all
             others are really set to their baselines; the graph's `faithfulness` says how far it came, beside random sets.
+        heads: In a frozen graph, through which attention heads each edge into a feature leads: so many of the strongest are kept
+            on it, as `heads` (layer, head and contribution), beside `direct`, what passes no attention, and `several`, what
+            passes two heads or more; see `heads` and `Circuit.heads`. Cost: two forward passes of the target's segment for
+            each feature, and a vector-Jacobian product for each head there.
         compat: Another package whose numbers to give: options left at their defaults take what that package does.
             `"circuit-tracer"`: `linearisation="frozen"`, `targets="logits"`, `drop_positions=[0]`, `skip_positions=[]`,
             zero baseline, all nodes and edges; `prune="influence"` then prunes as it does.
@@ -193,6 +199,8 @@ def trace_in(context: Context, asked: TraceOptions) -> Circuit:
         table, kept = merge_into_errors(table, kept)
     graph = build_graph(nodes, edges, table, kept)
     measure_strongest(context, graph, options.measure)
+    if options.heads:
+        split_by_heads(context, graph, options.heads)
     if options.min_faithfulness is not None:
         kept_nodes = [key for key, kind in graph.nodes(data="kind") if kind in ("feature", "error")]
         graph.graph["faithfulness"] = faithfulness_in(context, kept_nodes, n_random=3).to_json()
@@ -286,6 +294,18 @@ def trace_many(
     texts = [task.prepare(spliced.vocabulary).strings for task in tasks]
     check_alignment(align, [len(row) for row in texts], slots)
     return average(trace_each(spliced, tasks, progress=progress, **options), align, slots, min_count, texts)
+
+
+def split_by_heads(context: Context, graph: Graph, count: int) -> None:
+    """Keeps on each edge from a feature, error node or token into a feature the heads that carry most of it."""
+    kinds = dict(graph.nodes(data="kind"))
+    edges = [(u, v) for u, v in graph.edges if kinds[v] == "feature" and kinds[u] in ("feature", "error", "token")]
+    for found in edge_heads(context, edges):
+        graph.edges[found.source, found.target].update(
+            heads=[[share.layer, share.head, share.contribution] for share in found.heads[:count]],
+            direct=found.direct,
+            several=found.several,
+        )
 
 
 def measure_strongest(context: Context, graph: Graph, count: int) -> None:

@@ -15,7 +15,7 @@ SIGNATURES = {
     "linearisation='gradient', sites=None, targets='metric', logit_share=0.95, max_logits=10, error_targets=False, "
     "max_nodes=256, "
     "node_threshold=None, edge_threshold=None, top_edges=None, prune='top-k', merge_pruned=False, skip_positions=None, "
-    "skip_nodes=False, drop_positions=(), measure=0, min_faithfulness=None, reference=None, compat=None, progress=None, **method_options)",
+    "skip_nodes=False, drop_positions=(), measure=0, min_faithfulness=None, heads=0, reference=None, compat=None, progress=None, **method_options)",
     "estimate": "(spliced, task, *, graph=True, **settings)",
     "trace_each": "(spliced, tasks, *, progress=None, **options)",
     "node_effects_each": "(spliced, tasks, *, progress=None, **options)",
