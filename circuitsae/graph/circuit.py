@@ -175,23 +175,11 @@ class Circuit:
         """
         rows: dict[tuple[int, int, int, int], dict[str, Any]] = {}
         for source, target, data in self.graph.edges(data=True):
-            at = self.graph.nodes[source].get("position"), self.graph.nodes[target].get("position")
-            if at[0] is None or at[1] is None or not data.get("contribution"):
-                continue
             for layer, head, contribution in data.get("heads", ()):
-                row = rows.setdefault(
-                    (layer, head, *at),
-                    {
-                        "layer": layer,
-                        "head": head,
-                        "source": at[0],
-                        "target": at[1],
-                        "edges": 0,
-                        "weight": 0.0,
-                        "carried": 0.0,
-                    },
-                )
-                part = data["weight"] * contribution / data["contribution"]
+                p, q = (int(self.graph.nodes[end]["position"]) for end in (source, target))
+                place = {"layer": layer, "head": head, "source": p, "target": q}
+                row = rows.setdefault((layer, head, p, q), {**place, "edges": 0, "weight": 0.0, "carried": 0.0})
+                part = data["weight"] * contribution / data["contribution"] if data["contribution"] else 0.0
                 row["edges"] += 1
                 row["weight"] += part
                 row["carried"] += abs(part)

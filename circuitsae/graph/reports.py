@@ -110,11 +110,9 @@ def as_text(circuit: "Circuit", n: int = 10) -> str:
         lines += ["", *table_lines(header, columns, align)]
     heads = circuit.heads()[:n]
     if heads:
-        tokens = circuit.graph.graph.get("tokens") or []
-        where = [
-            [f"{_quoted(tokens[at])}@{at}" if at < len(tokens) else f"@{at}" for at in ends]
-            for ends in ((r["source"], r["target"]) for r in heads)
-        ]
+        tokens: list[str] = circuit.graph.graph.get("tokens", [])
+        at = [f"{_quoted(token)}@{position}" for position, token in enumerate(tokens)]
+        where = [[at[end] if end < len(at) else f"@{end}" for end in (row["source"], row["target"])] for row in heads]
         columns = [
             [f"{row['layer']}.{row['head']}" for row in heads],
             [f"{source} -> {target}" for source, target in where],

@@ -298,7 +298,7 @@ def trace_many(
 
 def split_by_heads(context: Context, graph: Graph, count: int) -> None:
     """Keeps on each edge from a feature, error node or token into a feature the heads that carry most of it."""
-    kinds = dict(graph.nodes(data="kind"))
+    kinds = {key: str(data["kind"]) for key, data in graph.nodes(data=True)}
     edges = [(u, v) for u, v in graph.edges if kinds[v] == "feature" and kinds[u] in ("feature", "error", "token")]
     for found in edge_heads(context, edges):
         graph.edges[found.source, found.target].update(
