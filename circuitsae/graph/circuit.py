@@ -176,10 +176,10 @@ class Circuit:
         rows: dict[tuple[int, int, int, int], dict[str, Any]] = {}
         for source, target, data in self.graph.edges(data=True):
             for layer, head, contribution in data.get("heads", ()):
-                p, q = (int(self.graph.nodes[end]["position"]) for end in (source, target))
+                p, q = (int(self.graph.nodes[end].get("position", -1)) for end in (source, target))
                 place = {"layer": layer, "head": head, "source": p, "target": q}
                 row = rows.setdefault((layer, head, p, q), {**place, "edges": 0, "weight": 0.0, "carried": 0.0})
-                part = data["weight"] * contribution / data["contribution"] if data["contribution"] else 0.0
+                part = data["weight"] * contribution / data["contribution"] if data.get("contribution") else 0.0
                 row["edges"] += 1
                 row["weight"] += part
                 row["carried"] += abs(part)

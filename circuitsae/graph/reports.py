@@ -61,8 +61,8 @@ def explained(circuit: "Circuit") -> list[str]:
     if share is not None:
         random: list[float] = [other for other in found.get("random_faithfulness", ()) if other is not None]
         beside = f" (random nodes {min(random):.2f} to {max(random):.2f})" if random else ""
-        asked: float | None = about.get("options", {}).get("min_faithfulness")
-        short = f", short of the {asked:g} asked for" if asked and share < asked else ""
+        asked = about.get("options", {}).get("min_faithfulness")
+        short = f", short of the {asked:g} asked for" if isinstance(asked, int | float) and share < asked else ""
         parts.append(f"faithfulness {share:.2f}{beside}{short}")
     kept = about.get("kept", {})
     if isinstance(kept.get("error_share"), int | float):
@@ -112,10 +112,13 @@ def as_text(circuit: "Circuit", n: int = 10) -> str:
     if heads:
         tokens: list[str] = circuit.graph.graph.get("tokens", [])
         at = [f"{_quoted(token)}@{position}" for position, token in enumerate(tokens)]
-        where = [[at[end] if end < len(at) else f"@{end}" for end in (row["source"], row["target"])] for row in heads]
+
+        def place(end: int) -> str:
+            return at[end] if end < len(at) else f"@{end}"
+
         columns = [
             [f"{row['layer']}.{row['head']}" for row in heads],
-            [f"{source} -> {target}" for source, target in where],
+            [f"{place(row['source'])} -> {place(row['target'])}" for row in heads],
             [f"{row['edges']:,}" for row in heads],
             [number_text(row["carried"]) for row in heads],
             [number_text(row["weight"], signed=True) for row in heads],

@@ -261,6 +261,10 @@ def _normalise_edge(graph: Graph, source: str, target: str, data: Attributes) ->
     if "weight" not in data:
         raise InputError(f"The {where()} has no weight.")
     _normalise_attributes(data, EDGE_NUMBERS, where, reserved=("source", "target"))
+    if "heads" in data and not _are_heads(data["heads"]):
+        raise InputError(
+            f"The {where()} has heads {shown(data['heads'])}; expected a list of [layer, head, contribution]."
+        )
 
 
 def _normalise_attributes(
@@ -377,10 +381,32 @@ def _is_token_shares(value: Any) -> bool:
     )
 
 
+def _are_heads(value: Any) -> bool:
+    def is_head(row: Any) -> bool:
+        return isinstance(row, list) and len(cast(list[Any], row)) == 3 and is_numbers(row[:2]) and is_number(row[2])
+
+    return isinstance(value, list) and all(map(is_head, cast(list[Any], value)))
+
+
 def _is_groups(value: Any) -> bool:
     return isinstance(value, list) and all(
-        _is_object(group) and _is_text(group.get("name")) and _is_texts(group.get("keys"))
+        _is_object(group)
+        and _is_text(group.get("name"))
+        and _is_texts(group.get("keys"))
+        and all(is_number(group.get(name, 0)) for name in ("effect", "measured_effect"))
         for group in cast(list[Any], value)
+    )
+
+
+def _is_faithfulness(value: Any) -> bool:
+    def is_share(share: Any) -> bool:
+        return share is None or is_number(share)
+
+    if not _is_object(value):
+        return False
+    random = value.get("random_faithfulness", [])
+    return (
+        is_share(value.get("faithfulness")) and isinstance(random, list) and all(map(is_share, cast(list[Any], random)))
     )
 
 
@@ -407,6 +433,7 @@ _GRAPH_ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "neuronpedia": _TEXT,
     "pins": ("a list of node keys", _is_texts),
     "groups": ("a list of objects with name and keys", _is_groups),
+    "faithfulness": ("an object with faithfulness and random_faithfulness", _is_faithfulness),
     "options": ("an object", _is_object),
     "kept": ("an object", _is_object),
 }

@@ -1,6 +1,7 @@
 """Heads kept on the edges of a frozen graph: those of `cs.heads`, in tables, files and exports."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +62,24 @@ def test_they_outlive_files_and_break_no_export(circuit: Circuit, tmp_path: Path
     assert again == circuit and again.heads() == circuit.heads()
     for name in registry.names("exporters"):
         assert circuit.export(tmp_path / f"{name}.out", format=name)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda graph: next(iter(graph.edges(data=True)))[2].update(heads="all"),
+        lambda graph: next(iter(graph.edges(data=True)))[2].update(heads=[[0, 1]]),
+        lambda graph: graph.graph.update(faithfulness=0.8),
+        lambda graph: graph.graph.update(faithfulness={"faithfulness": "much"}),
+        lambda graph: graph.graph.update(faithfulness={"faithfulness": 1.0, "random_faithfulness": ["some"]}),
+        lambda graph: graph.graph.update(groups=[{"name": "g", "keys": [], "measured_effect": "large"}]),
+    ],
+)
+def test_a_strangers_values_are_refused_before_anything_is_made_of_them(circuit: Circuit, damage: Any) -> None:
+    graph = circuit.subgraph(circuit).graph
+    damage(graph)
+    with pytest.raises(InputError, match="expected"):
+        Circuit(graph)
 
 
 def test_what_can_not_be_asked_is_said(session: cs.Session) -> None:
