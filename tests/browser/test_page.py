@@ -106,7 +106,7 @@ def test_the_same_feature_elsewhere_is_ringed_and_listed(opened: Opened, circuit
 
 
 def test_the_bias_is_hidden_until_asked_for(opened: Opened) -> None:
-    opened.page.get_by_label("bias edges").check()
+    opened.page.get_by_label("bias", exact=True).check()
     assert opened.page.locator(".cg-stage .cg-bias").count() == 1
 
 

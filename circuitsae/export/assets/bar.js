@@ -82,7 +82,7 @@ export function barOf(view) {
     view.edgesSlider.label,
     make("label", { class: "cg-field" }, make("span", { text: "Colour" }), view.colourSelect),
     circuit.kind.includes("error") ? make("label", { class: "cg-check" }, errors, "errors") : null,
-    circuit.bias >= 0 ? make("label", { class: "cg-check" }, bias, "bias edges") : null,
+    circuit.bias >= 0 ? make("label", { class: "cg-check" }, bias, "bias") : null,
     tools,
   );
 }

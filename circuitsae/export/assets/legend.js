@@ -43,7 +43,7 @@ export function whyNotMore(view) {
     reasons.push(
       `${plural(shown.edges.length - shown.drawn.length, "weaker edge")} below the In-edges slider, or beyond the ${count(MOST_DRAWN)} that are drawn at once; a selected node shows all of its own.`,
     );
-  if (!state.bias && circuit.bias >= 0) reasons.push("The bias node and its edges; tick \u201cbias edges\u201d.");
+  if (!state.bias && circuit.bias >= 0) reasons.push("The bias node and its edges; tick \u201cbias\u201d.");
   if (typeof known.candidates === "number" && known.candidates > circuit.choosable.length) {
     const by = circuit.about.prune
       ? ` (${typeof circuit.about.prune === "string" ? circuit.about.prune : "pruning"})`
