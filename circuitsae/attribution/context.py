@@ -226,7 +226,8 @@ class Context:
         for run in (kept.run, kept.patch):
             tensors += [] if run is None else run.tensors()
         for nodes in kept.nodes or ():
-            tensors += [nodes.positions, nodes.indices, nodes.activations, nodes.baselines, *nodes.decoders.here()]
+            tensors += [nodes.positions, nodes.indices, nodes.activations, nodes.baselines, nodes.scale, nodes.inverse]
+            tensors += nodes.decoders.here()
         if kept.baseline is not None:
             tensors += [kept.baseline.embed, *(kept.baseline.errors or {}).values()]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}

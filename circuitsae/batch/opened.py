@@ -109,6 +109,8 @@ class Batch:
             InputError: It has none; the message says why.
             GraphFileError: A file is damaged.
         """
+        if not 0 <= task < len(self):
+            raise InputError(f"The batch has no task {task}; its tasks are 0 to {len(self) - 1}.")
         if task not in self._tasks:
             raise InputError(f"The batch has no task {task} yet; there are {len(self._tasks)} of 0 to {len(self) - 1}.")
         if (error := self._tasks[task]) is not None:
@@ -140,7 +142,8 @@ class Batch:
         """Returns a number of every node on every prompt: a row a node, a column a task, NaN where a circuit lacks it.
 
         Args:
-            value: A column of the table `nodes`: `effect`, `activation`, `measured_effect`, ...
+            value: A column of the table `nodes`: `effect` (the measured one where there is one, as in `aggregate`),
+                `activation`, `measured_effect`, ...
             align: `"position"`, or `"sum"`: a feature's positions are added up, as in `aggregate`.
 
         Raises:
@@ -154,7 +157,11 @@ class Batch:
         if align not in ("position", "sum"):
             raise UnknownNameError("alignment of a table", align, ("position", "sum"))
         pandas = wanted("pandas", "Tables of a batch")
-        found = self._table("nodes", columns=["task", "node", value]).to_pandas().dropna()
+        columns = ["task", "node", value, *(["measured_effect"] if value == "effect" else [])]
+        found = self._table("nodes", columns=columns).to_pandas()
+        if value == "effect":
+            found[value] = found["measured_effect"].fillna(found[value])
+        found = found.dropna(subset=[value])
         if align == "sum":
             summed = {key: str(names.parse(key).at(None)) for key in found["node"].unique()}
             found["node"] = found["node"].map(summed)

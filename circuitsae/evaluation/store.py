@@ -57,8 +57,8 @@ class Planned:
         for name in sorted({*known, *written}):
             if known.get(name) != written.get(name):
                 raise InputError(
-                    f"{str(folder)!r} holds another {work}: its {name} was {_differing(known, written, name)}, now it is "
-                    f"{_differing(written, known, name)}. Choose another folder, or remove that one."
+                    f"{str(folder)!r} holds another {work}, with another value of {name!r}: {_differing(known, written, name)} "
+                    f"there, {_differing(written, known, name)} here. Choose another folder, or remove that one."
                 )
 
 

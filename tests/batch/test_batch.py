@@ -14,6 +14,7 @@ import pytest
 import circuitsae as cs
 from circuitsae.cli.main import run as command
 from circuitsae.errors import CancelledError, GraphFileError, InputError, UnknownNameError
+from circuitsae.graph.schema import known_effect
 from tests.faults.test_files import largest_file
 
 SITES = ("blocks.1.hook_resid_post", "blocks.3.hook_resid_post")
@@ -65,7 +66,7 @@ def test_every_circuit_is_what_trace_gives(folder: Path, spliced: cs.SplicedMode
         assert found == wanted and list(found) == list(wanted)
     with pytest.raises(InputError, match=r"Task 2 has no circuit: .*[^.]*aardvark"):
         batch.circuit(2)
-    with pytest.raises(InputError, match="no task 5 yet"):
+    with pytest.raises(InputError, match="no task 5; its tasks are 0 to 4"):
         batch.circuit(5)
 
 
@@ -89,7 +90,7 @@ def test_nodes_by_prompts_means_and_comparisons(folder: Path) -> None:
     matrix = batch.effects()
     assert list(matrix.columns) == batch.done
     for number, circuit in zip(batch.done, batch, strict=True):
-        wanted = {key: data["effect"] for key, data in circuit.graph.nodes(data=True) if "effect" in data}
+        wanted = {key: known_effect(data) for key, data in circuit.graph.nodes(data=True) if "effect" in data}
         assert matrix[number].dropna().to_dict() == wanted
     summed = batch.effects("activation", align="sum")
     mean, others = batch.aggregate(align="sum"), cs.aggregate(list(batch), align="sum")
@@ -126,7 +127,7 @@ def test_a_second_call_does_what_is_missing_and_nothing_twice(
         (OPTIONS, tasks[:2], "tasks"),
     ]
     for options, other, name in changed:
-        with pytest.raises(InputError, match=f"holds another batch: its {name} was"):
+        with pytest.raises(InputError, match=f"holds another batch, with another value of '{name}'"):
             cs.run_batch(spliced, other, place, per_file=2, **options)
 
 

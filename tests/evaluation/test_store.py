@@ -62,7 +62,7 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same_table(tmp_path: Path) ->
     again = _evaluate(folder)
     assert again.about["passes"]["forward"] == 0
     assert np.array_equal(again.metrics, resumed.metrics)
-    with pytest.raises(InputError, match="holds another evaluation: its options was"):
+    with pytest.raises(InputError, match="holds another evaluation, with another value of 'options'"):
         _evaluate(folder, seed=6)
 
 
@@ -110,5 +110,5 @@ def test_rows_are_kept_when_their_plan_is_lost(content: bytes | None, tmp_path: 
     if content is not None:
         (folder / "plan.json").write_bytes(content)
     assert Store(folder, {"seed": 1}).load("rows", 0) is not None
-    with pytest.raises(InputError, match="its seed was 1, now it is 2"):
+    with pytest.raises(InputError, match="another value of 'seed': 1 there, 2 here"):
         Store(folder, {"seed": 2})
