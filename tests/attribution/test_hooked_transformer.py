@@ -33,7 +33,7 @@ def test_trace_on_hooked_transformer() -> None:
     task = cs.Task([3, 14, 15, 9, 2, 6], metric=cs.LogitDiff(7, 8))
     with torch.no_grad():
         logits = model(torch.tensor([[3, 14, 15, 9, 2, 6]]))
-    circuit = cs.trace(spliced, task, max_nodes=24, measure=6)
+    circuit = cs.trace(spliced, task, method="attribution-patching", max_nodes=24, measure=6)
     assert circuit.graph.graph["metric_value"] == pytest.approx(float(logits[0, -1, 7] - logits[0, -1, 8]), abs=1e-10)
     assert len(circuit.features) == 24 and circuit.graph.number_of_edges() > 24
     node = circuit.strongest(1, "feature")[0]

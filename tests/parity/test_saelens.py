@@ -117,8 +117,9 @@ def test_effects_are_their_gradients_times_the_change(sae_lens: Any, architectur
     saes = [autoencoder(sae_lens, architecture, hook, seed, normalisation) for seed, hook in enumerate(SITES, 10)]
 
     spliced = cs.SplicedModel(model, [saelens.from_object(sae) for sae in saes])
+    task = cs.Task(TOKENS, metric=cs.LogitDiff(4, 7))
     effects = cs.node_effects(
-        spliced, cs.Task(TOKENS, metric=cs.LogitDiff(4, 7)), gradient="through-dictionary", baseline="zero"
+        spliced, task, method="attribution-patching", gradient="through-dictionary", baseline="zero"
     )
 
     for sae in saes:
