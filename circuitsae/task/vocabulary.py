@@ -36,7 +36,8 @@ class Vocabulary:
         if isinstance(prompt, str):
             ids = self._split(prompt) if prompt else []
             if not ids:  # white space is tokens to most tokenizers, but not to all
-                raise TaskError("The prompt is empty; expected at least one token of text.")
+                what = "white space, of which this model's tokenizer makes no token" if prompt else "empty"
+                raise TaskError(f"The prompt is {what}; expected at least one token of text.")
             bos = self.bos_token_id
             return [bos, *ids] if self.prepend_bos and bos is not None and ids[:1] != [bos] else ids
         if not isinstance(prompt, Iterable):

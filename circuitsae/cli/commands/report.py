@@ -10,9 +10,9 @@ from circuitsae.cli.output import Console
 from circuitsae.files import check_writable
 
 DESCRIPTION = """\
-Traces every task of a set, joins the circuits, measures what the joint circuit is worth, and writes one HTML page with the
-circuit, the curves beside their baselines, predicted against measured effects, and where it is all from; and the same as
-JSON. The page opens from disk and asks the network for nothing.
+Traces tasks of a set (--circuits of them), joins the circuits, measures what the joint circuit is worth, and writes one
+HTML page with the circuit, the curves beside their baselines, predicted against measured effects, and where it is all from;
+and the same as JSON. The page opens from disk and asks the network for nothing.
 """
 
 EXAMPLES = """\
