@@ -108,13 +108,14 @@ def strong(found: Sequence[Any], key: str) -> list[str]:
 def test_pairs_and_sides_add_up_to_the_score(session: cs.Session, key: int) -> None:
     scores, pattern = observed(session)
     plain, relative = ask(session, key=key, relative=False), ask(session, key=key)
-    assert plain.score == pytest.approx(float(scores[QUERY, key]), abs=1e-10)
-    assert plain.weight == pytest.approx(float(pattern[QUERY, key]), abs=1e-7)
+    # Rotary angles are computed in float32, by kernels that round differently from one run to another.
+    assert plain.score == pytest.approx(float(scores[QUERY, key]), abs=1e-6)
+    assert plain.weight == pytest.approx(float(pattern[QUERY, key]), abs=1e-6)
     seen = pattern[QUERY] > 0
     mean = float((pattern[QUERY, seen] * scores[QUERY, seen]).sum())
     for found, total in ((plain, float(scores[QUERY, key])), (relative, float(scores[QUERY, key]) - mean)):
         assert found.n_pairs == len(found.pairs)
-        assert found.total == pytest.approx(total, abs=1e-7)  # transformers computes some softmaxes in float32
+        assert found.total == pytest.approx(total, abs=1e-6)  # transformers computes some softmaxes in float32
         assert found.held == pytest.approx(found.total, abs=1e-10)
         for side in (found.queries, found.keys):
             assert sum(node.contribution for node in side) == pytest.approx(found.total, abs=1e-10)
@@ -145,17 +146,17 @@ def test_a_relative_pair_is_the_pair_less_its_mean_over_keys(session: cs.Session
 def test_removing_a_node_from_what_the_head_reads_changes_the_score_by_its_pairs(session: cs.Session) -> None:
     found = ask(session, relative=False)
     clean = patched(session)
-    assert clean == pytest.approx(found.score, abs=1e-10)
+    assert clean == pytest.approx(found.score, abs=1e-6)
     u, v = strong(found.queries, "node")[0], strong(found.keys, "node")[0]
     at_query = {node.node: node.contribution for node in found.queries}
     at_key = {node.node: node.contribution for node in found.keys}
     without_u, without_v = patched(session, (u, "q", QUERY)), patched(session, (v, "k", KEY))
-    assert without_u - clean == pytest.approx(-at_query[u], abs=1e-9)
-    assert without_v - clean == pytest.approx(-at_key[v], abs=1e-9)
+    assert without_u - clean == pytest.approx(-at_query[u], abs=1e-6)
+    assert without_v - clean == pytest.approx(-at_key[v], abs=1e-6)
     without_both = patched(session, (u, "q", QUERY), (v, "k", KEY))
     pair = next(p.contribution for p in found.pairs if (p.query, p.key) == (u, v))
     assert pair != 0
-    assert without_both - without_u - without_v + clean == pytest.approx(pair, abs=1e-9)
+    assert without_both - without_u - without_v + clean == pytest.approx(pair, abs=1e-6)
 
 
 def test_the_strongest_are_found_block_by_block() -> None:
